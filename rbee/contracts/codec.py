@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""JSON to frozen dataclasses and back, checked at the border. One module, so that the library can change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class CodecError(ValueError):
+    """The bytes are not JSON, or not of the type; the message names the field (`$.workers[0].port`)."""
+
+
+def encode(value: Any) -> bytes:
+    """Compact JSON of dataclasses, mappings, sequences and scalars."""
+    return msgspec.json.encode(value)
+
+
+def encode_pretty(value: Any) -> bytes:
+    """JSON for files that people read: two spaces, a final newline."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def decode(kind: type[T], data: bytes | str) -> T:
+    """The value of type `kind` in `data`; unknown fields are ignored (a newer peer may send more).
+
+    Raises CodecError.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise CodecError(str(e)) from None
+
+
+def convert(kind: type[T], value: Any) -> T:
+    """Like `decode`, from plain dicts and lists (of YAML, SQL, another decode). Raises CodecError."""
+    try:
+        return msgspec.convert(value, type=kind)
+    except msgspec.ValidationError as e:
+        raise CodecError(str(e)) from None
+
+
+def plain(value: Any) -> Any:
+    """Dicts, lists and scalars of a dataclass value, as JSON would show it."""
+    return msgspec.to_builtins(value)
+
+
+def to_mapping(value: Any) -> Mapping[str, Any]:
+    """`plain` of a value that is an object."""
+    made = msgspec.to_builtins(value)
+    if not isinstance(made, dict):
+        raise CodecError(f"expected an object, got {type(made).__name__}")
+    return made

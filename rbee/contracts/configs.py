@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings files that `rbee apply` writes for the daemons (`~/.config/rbee/*.json`, mode 0600).
+
+They hold no secret, only the name of the token's file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rbee.contracts import codec, defaults
+from rbee.core.digest import digest
+from rbee.core.providers import EngineProvider
+from rbee.core.spec import PolicySpec, WorkerOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveConfig:
+    """`hive.json`. `listen` is `address:port`; a `token_file` is required for any bind but loopback."""
+
+    hive_id: str
+    fleet: str
+    listen: str = defaults.HIVE_LISTEN
+    token_file: str | None = None
+    #: Where this hive's workers send heartbeats; None until a queen is known.
+    queen_url: str | None = None
+    worker_ports: tuple[int, int] = defaults.WORKER_PORTS
+    heartbeat_interval: float = defaults.HEARTBEAT_INTERVAL
+    release: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownHive:
+    """A hive that the queen discovers; `url` is reachable from the queen."""
+
+    hive_id: str
+    url: str
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownModel:
+    """A declared model, live or not: `/v1/models` lists it either way."""
+
+    name: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueenConfig:
+    """`queen.json`. Clients use `listen`; hives on other machines use `fleet_listen` (token required there)."""
+
+    fleet: str
+    listen: str = defaults.QUEEN_LISTEN
+    fleet_listen: tuple[str, ...] = ()
+    token_file: str | None = None
+    hives: tuple[KnownHive, ...] = ()
+    models: tuple[KnownModel, ...] = ()
+    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    policies: dict[str, PolicySpec] = field(default_factory=dict)
+    #: The hive of this machine, run inside the queen's process.
+    local_hive: HiveConfig | None = None
+    release: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """Settings of one worker process, written by its hive. `engine_python` has the engine importable."""
+
+    worker_id: str
+    hive_id: str
+    fleet: str
+    model: str
+    model_path: str
+    provider: EngineProvider
+    engine_python: str
+    worker_type: str
+    device: str
+    listen: str
+    #: As the queen reaches it.
+    url: str
+    queen_url: str | None = None
+    token_file: str | None = None
+    options: WorkerOptions = field(default_factory=WorkerOptions)
+    heartbeat_interval: float = defaults.HEARTBEAT_INTERVAL
+    state_dir: str = ""
+
+
+def config_digest(config: HiveConfig | QueenConfig) -> str:
+    """Digest that `capabilities` and `Status` report: apply restarts or reloads a daemon whose digest differs."""
+    return digest(codec.plain(config))

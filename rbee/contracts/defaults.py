@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every port, interval, deadline and bound of rbee, once. Durations in seconds, sizes in bytes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+QUEEN_PORT: Final = 7833
+HIVE_PORT: Final = 7835
+WORKER_PORTS: Final = (9300, 9999)
+QUEEN_LISTEN: Final = f"127.0.0.1:{QUEEN_PORT}"
+HIVE_LISTEN: Final = f"127.0.0.1:{HIVE_PORT}"
+
+HEARTBEAT_INTERVAL: Final = 30.0
+STALE_AFTER: Final = 90.0
+HEARTBEAT_TIMEOUT: Final = 5.0
+#: First and longest wait between tries of something that is down.
+BACKOFF_FIRST: Final = 0.2
+BACKOFF_MAX: Final = 10.0
+
+CONNECT_TIMEOUT: Final = 5.0
+FIRST_BYTE_TIMEOUT: Final = 300.0
+WORKER_START_TIMEOUT: Final = 300.0
+WORKER_DRAIN: Final = 30.0
+DAEMON_DRAIN: Final = 20.0
+DAEMON_START_TIMEOUT: Final = 30.0
+ENGINE_STOP_TIMEOUT: Final = 5.0
+
+MAX_BODY: Final = 64 * 2**20
+MAX_JOB_EVENTS: Final = 10_000
+JOBS_KEPT: Final = 1_000
+SSE_KEEPALIVE: Final = 15.0
+LOG_BYTES: Final = 10 * 2**20
+
+SSH_CONNECT_TIMEOUT: Final = 10.0
+PROBE_TIMEOUT: Final = 30.0
+PARALLELISM: Final = 10
+
+#: The oldest Python that a hive machine may have, and the controller's.
+HIVE_PYTHON: Final = (3, 10)
+CONTROLLER_PYTHON: Final = (3, 11)

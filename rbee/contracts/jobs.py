@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Jobs of queen and hive: how one is made, read, streamed and cancelled (CONTRACTS section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+JobState = Literal["queued", "running", "completed", "failed", "cancelled"]
+ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobAccepted:
+    """Answer 202 of `POST /v1/jobs`."""
+
+    job_id: str
+    sse_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    error: str
+    code: str
+    timestamp: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Answer of `GET /v1/jobs/{id}`. Times are RFC 3339; `result` is the operation's response as JSON."""
+
+    job_id: str
+    operation: str
+    state: JobState
+    created_at: str
+    request: dict[str, Any] = field(default_factory=dict)
+    started_at: str | None = None
+    ended_at: str | None = None
+    result: Any = None
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """Answer of `GET /v1/jobs`, newest first; `cursor` asks for the next page."""
+
+    jobs: tuple[Job, ...]
+    cursor: str | None = None

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every operation, declared once: request, response, family, and who serves it.
+
+Routes, schemas, CLI commands and docs derive from `OPERATIONS`. One module a family.
+"""
+
+from rbee.contracts.operations import fleet, hives, inference, models, workers
+from rbee.contracts.operations.base import OPERATIONS, Daemon, OperationType, operation, parse_operation, wire
+
+__all__ = [
+    "OPERATIONS",
+    "Daemon",
+    "OperationType",
+    "fleet",
+    "hives",
+    "inference",
+    "models",
+    "operation",
+    "parse_operation",
+    "wire",
+    "workers",
+]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Worker lifecycle (served by the hive) and worker registry (served by the queen)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from rbee.contracts.heartbeat import WorkerHeartbeat
+from rbee.contracts.operations.base import operation
+from rbee.core.doc import Doc
+from rbee.core.records import Mark, WorkerRecord
+from rbee.core.spec import WorkerOptions
+
+HiveId = Annotated[str, Doc("Hive to act on; may be left out when asking that hive itself.")]
+Pid = Annotated[int, Doc("Process id of the worker.", minimum=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpawnResponse:
+    worker_id: str
+    port: int
+    pid: int
+    status: str
+    url: str
+
+
+@operation(family="worker", command="spawn", response=WorkerSpawnResponse, served_by=("hive",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpawn:
+    """Start a worker for a model and wait until it is ready."""
+
+    hive_id: HiveId = ""
+    model: Annotated[str, Doc("Id of a model in the hive's catalog.", min_length=1)]
+    worker: Annotated[str, Doc("Worker type.", enum=("cpu", "cuda", "metal", "rocm", "vulkan"))] = "cpu"
+    device: Annotated[int, Doc("Index of the device of that type.", minimum=0)] = 0
+    engine: Annotated[str | None, Doc("Engine provider; default: the first installed that can.")] = None
+    worker_id: Annotated[str | None, Doc("Id to give it; made up when left out.")] = None
+    port: Annotated[int | None, Doc("Port; default: the first free one of the range.", minimum=1, maximum=65535)] = None
+    options: Annotated[WorkerOptions, Doc("How the engine runs the model.")] = field(default_factory=WorkerOptions)
+    queen_url: Annotated[str | None, Doc("Where to send heartbeats; default: the hive's queen.")] = None
+    mark: Annotated[Mark | None, Doc("The fleet that owns it.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcessListResponse:
+    workers: tuple[WorkerRecord, ...]
+
+
+@operation(family="worker", command="ps", response=WorkerProcessListResponse, served_by=("hive",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcessList:
+    """List the worker processes of a hive."""
+
+    hive_id: HiveId = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcessGetResponse:
+    worker: WorkerRecord
+
+
+@operation(family="worker", command="show", response=WorkerProcessGetResponse, served_by=("hive",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcessGet:
+    """Show one worker process of a hive."""
+
+    hive_id: HiveId = ""
+    pid: Pid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcessDeleteResponse:
+    message: str
+    pid: int
+
+
+@operation(family="worker", command="kill", response=WorkerProcessDeleteResponse, served_by=("hive",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcessDelete:
+    """Stop a worker process: drain, SIGTERM, then SIGKILL to its process group."""
+
+    hive_id: HiveId = ""
+    pid: Pid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerListResponse:
+    workers: tuple[WorkerHeartbeat, ...]
+
+
+@operation(family="worker", command="list", response=WorkerListResponse, served_by=("queen",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerList:
+    """List the workers that the queen knows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerGetResponse:
+    worker: WorkerHeartbeat
+
+
+@operation(family="worker", command="get", response=WorkerGetResponse, served_by=("queen",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerGet:
+    """Show one worker that the queen knows."""
+
+    worker_id: Annotated[str, Doc("Id of the worker.", min_length=1)]

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Errors that reach a person or a wire. Each has a stable `code` and says how to mend it when that is known."""
+
+from __future__ import annotations
+
+
+class RbeeError(Exception):
+    """Base of all of rbee's own errors; `code` is stable and machine-readable (snake_case)."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, code: str | None = None, mend: str = "") -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        self.mend = mend
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.mend}".rstrip()
+
+
+class NotFound(RbeeError):
+    code = "not_found"
+
+
+class Conflict(RbeeError):
+    """The thing is in a state that forbids this (in use, already there, already ended)."""
+
+    code = "conflict"
+
+
+class InvalidRequest(RbeeError):
+    """What was asked cannot be: the caller must change it."""
+
+    code = "invalid_request"
+
+
+class Unreachable(RbeeError):
+    """A machine or daemon could not be reached; it may be well. Unknown, never absent."""
+
+    code = "unreachable"
+
+
+class Unauthorized(RbeeError):
+    code = "unauthorized"
+
+
+class Insufficient(RbeeError):
+    """Not enough memory, disk, ports or devices."""
+
+    code = "insufficient_resources"
+
+
+class Interrupted(RbeeError):
+    """Stopped from outside before it ended (Ctrl-C, cancel, restart)."""
+
+    code = "interrupted"

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wanted: the types behind rbee.yaml. They are the one source of its schema and its reference page.
+
+A `Spec` is complete: defaults are filled in, sugar (`ssh: alias`, `5m`) is resolved, names have been checked.
+`rbee.fleet.load` makes one from a document; nothing else does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from rbee.core.doc import Doc
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+DEVICE = r"^(auto|cpu|(cuda|metal|rocm|vulkan):[0-9]+)$"
+ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
+DURATION = r"^([0-9]+(\.[0-9]+)?)(s|m|h|d)$"
+
+_SSH_WRITTEN = {
+    "oneOf": [
+        {"type": "string", "minLength": 1, "description": "A Host of ~/.ssh/config."},
+        {"$ref": "#/$defs/Ssh"},
+    ]
+}
+_DURATION_WRITTEN = {
+    "oneOf": [{"type": "string", "pattern": DURATION}, {"type": "number", "minimum": 0}],
+    "description": "A duration such as 30s, 5m, 2h or 1d; a bare number is seconds.",
+}
+_ALIAS_WRITTEN = {
+    "oneOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "uniqueItems": True},
+    ]
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ssh:
+    """How to reach a machine over SSH. Whatever is left out comes from ~/.ssh/config."""
+
+    host: Annotated[str, Doc("Host name, address, or a Host of ~/.ssh/config.", min_length=1)]
+    user: Annotated[str | None, Doc("User to log in as.", min_length=1)] = None
+    port: Annotated[int | None, Doc("TCP port of sshd.", minimum=1, maximum=65535)] = None
+    jump: Annotated[str | None, Doc("Host to go through (ProxyJump), as [user@]host[:port] or a Host alias.")] = None
+    identity_file: Annotated[str | None, Doc("Private key to use; `~` is your home.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueenSpec:
+    """The one address that every client talks to. The queen runs on the machine where you apply."""
+
+    listen: Annotated[
+        str, Doc("Address and port for clients. Anything but loopback asks for a token.", pattern=ADDRESS)
+    ] = "127.0.0.1:7833"
+    advertise: Annotated[
+        str | None,
+        Doc(
+            "Address of this machine that hives on other machines use. Found out by itself from the SSH "
+            "connection; needed only behind NAT or a jump host.",
+            min_length=1,
+            example="192.168.1.10",
+        ),
+    ] = None
+    token_file: Annotated[
+        str | None, Doc("File (mode 0600) with the fleet's token. Made by the first `rbee apply` when left out.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveSpec:
+    """A machine. Without `ssh` it is this machine, and its hive lives inside the queen's process."""
+
+    name: str = ""
+    ssh: Annotated[Ssh | None, Doc("How to reach it; none means this machine.", written_as=_SSH_WRITTEN)] = None
+    labels: Annotated[dict[str, str], Doc("Facts about the machine for placing workers.")] = field(default_factory=dict)
+    listen: Annotated[
+        str | None,
+        Doc(
+            "Address and port of the hive's daemon. Default: 127.0.0.1:7835 on this machine, else port 7835 of "
+            "the address that SSH reached.",
+            pattern=ADDRESS,
+        ),
+    ] = None
+    worker_ports: Annotated[
+        str, Doc("Ports that workers may take, first and last.", pattern=r"^[0-9]{1,5}-[0-9]{1,5}$")
+    ] = "9300-9999"
+    python: Annotated[
+        str | None, Doc("Python (3.10 or newer) on that machine. Found by itself when left out.", min_length=1)
+    ] = None
+
+    @property
+    def local(self) -> bool:
+        return self.ssh is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A model and where it comes from."""
+
+    name: str = ""
+    source: Annotated[
+        str,
+        Doc(
+            "hf:ORG/REPO/FILE.gguf, https://..., file:PATH (on this machine; pushed to others) or builtin:bee-tiny.",
+            min_length=1,
+            example="hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf",
+        ),
+    ]
+    revision: Annotated[str | None, Doc("Branch, tag or commit of a Hugging Face repository.", min_length=1)] = None
+    sha256: Annotated[
+        str | None, Doc("Digest the file must have; rbee.lock keeps it otherwise.", pattern=r"^[0-9a-f]{64}$")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How the engine runs the model. What is left out is the engine's or the model's own choice."""
+
+    context_length: Annotated[int | None, Doc("Tokens of context for each request.", minimum=64)] = None
+    parallel: Annotated[int | None, Doc("Requests served at once (slots).", minimum=1, maximum=256)] = None
+    batch_size: Annotated[int | None, Doc("Prompt tokens read in one step.", minimum=1)] = None
+    threads: Annotated[int | None, Doc("CPU threads. Default: the hive's share for this worker.", minimum=1)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Which hives may run a worker; rbee places it on one of them."""
+
+    labels: Annotated[dict[str, str], Doc("Labels a hive must have, all of them.")] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """One or more processes that serve a model."""
+
+    name: str = ""
+    model: Annotated[str, Doc("Name of a model of this file.", min_length=1)]
+    hive: Annotated[str | None, Doc("Name of the hive to run on.", min_length=1)] = None
+    where: Annotated[Where | None, Doc("Instead of `hive`: any hive with these labels.")] = None
+    device: Annotated[
+        str, Doc("cpu, cuda:N, metal:N, rocm:N, vulkan:N, or auto (the best that is there).", pattern=DEVICE)
+    ] = "auto"
+    engine: Annotated[
+        str | None, Doc("Name of an engine provider. Default: chosen by model format and device.", min_length=1)
+    ] = None
+    replicas: Annotated[int, Doc("How many processes.", minimum=0, maximum=1000)] = 1
+    options: Annotated[WorkerOptions, Doc("How the engine runs the model.")] = field(default_factory=WorkerOptions)
+    idle_timeout: Annotated[
+        float | None, Doc("Unload after this long without a request; none: never.", written_as=_DURATION_WRITTEN)
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySpec:
+    """A rule for routing requests, as CEL expressions over the request and the worker."""
+
+    models: Annotated[tuple[str, ...], Doc("Models or aliases it is for; empty: all.")] = ()
+    filter: Annotated[str | None, Doc("Workers for which this is false are left out.")] = None
+    score: Annotated[str | None, Doc("A number for each worker; the highest wins.")] = None
+    reject: Annotated[str | None, Doc("Requests for which this is true are refused.")] = None
+    reason: Annotated[str | None, Doc("What the refused client is told.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """Values for workers that do not say their own."""
+
+    device: Annotated[str | None, Doc("Device for workers.", pattern=DEVICE)] = None
+    engine: Annotated[str | None, Doc("Engine for workers.", min_length=1)] = None
+    options: Annotated[WorkerOptions, Doc("Options for workers, each one by itself.")] = field(
+        default_factory=WorkerOptions
+    )
+    idle_timeout: Annotated[float | None, Doc("Idle timeout for workers.", written_as=_DURATION_WRITTEN)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """The whole of rbee.yaml."""
+
+    version: Annotated[int, Doc("Version of this file's format: 1.", minimum=1, maximum=1, example=1)]
+    fleet: Annotated[str, Doc("Name of the fleet; it marks all that rbee makes.", pattern=NAME, example="home")]
+    queen: Annotated[QueenSpec, Doc("The brain.")] = field(default_factory=QueenSpec)
+    hives: Annotated[dict[str, HiveSpec], Doc("Machines, by name.")] = field(default_factory=dict)
+    models: Annotated[dict[str, ModelSpec], Doc("Models, by the name that clients ask for.")] = field(
+        default_factory=dict
+    )
+    workers: Annotated[dict[str, WorkerSpec], Doc("What runs, by name.")] = field(default_factory=dict)
+    aliases: Annotated[
+        dict[str, tuple[str, ...]],
+        Doc("Other names for models; a list is tried in order.", written_as=_ALIAS_WRITTEN),
+    ] = field(default_factory=dict)
+    policies: Annotated[dict[str, PolicySpec], Doc("Routing rules, by name.")] = field(default_factory=dict)
+    defaults: Annotated[Defaults, Doc("Values for workers that do not say their own.")] = field(
+        default_factory=Defaults
+    )
+
+    @property
+    def local_hive(self) -> HiveSpec | None:
+        """The hive of this machine, if the file has one (it has at most one)."""
+        return next((h for h in self.hives.values() if h.local), None)
