@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Processes that outlive their maker: started detached, told apart from strangers, ended with their group.
+
+A process is known by pid *and* start time: pids are reused, the pair is not (until a reboot; whoever stores an
+identity also checks a word of the argv, see `is_ours`). Nothing here is async; `ended` tells a loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import psutil
+
+from rbee.core.errors import Conflict
+
+Step = Literal["sigterm", "sigkill"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """`start_time`: clock ticks since boot (field 22 of /proc/PID/stat); without /proc, hundredths of an epoch second."""
+
+    pid: int
+    start_time: int
+
+
+def identify(pid: int) -> Identity | None:
+    """Who runs under this pid now; None when nobody does. A zombie still has its identity."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        # The name of the program is in brackets and may hold spaces and brackets itself.
+        return Identity(pid=pid, start_time=int(stat[stat.rindex(b")") + 2 :].split()[19]))
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+    except (OSError, ValueError, IndexError):
+        return None
+    try:
+        return Identity(pid=pid, start_time=int(psutil.Process(pid).create_time() * 100))
+    except psutil.Error:
+        return None
+
+
+def myself() -> Identity:
+    """The identity of this process."""
+    found = identify(os.getpid())
+    if found is None:  # pragma: no cover - a process always sees itself
+        raise RuntimeError("this process is not in the process table")
+    return found
+
+
+def alive(identity: Identity) -> bool:
+    """Whether that very process still runs; a zombie does not."""
+    if identify(identity.pid) != identity:
+        return False
+    try:
+        return psutil.Process(identity.pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def argv_of(pid: int) -> tuple[str, ...]:
+    """The argv of a process; empty when it is gone, a zombie, or not ours to read."""
+    try:
+        return tuple(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ()
+
+
+def is_ours(identity: Identity, *words: str) -> bool:
+    """Whether it is alive, the same process, and has each of `words` as an item of its argv."""
+    return alive(identity) and set(words) <= set(argv_of(identity.pid))
+
+
+def spawn_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> Identity:
+    """Start a program in a session of its own, standard input closed, output appended to `log` (mode 0600).
+
+    It outlives this process. Whoever started it calls `exit_status` once it has ended, or it stays a zombie.
+    Raises OSError when there is no such program or no log can be made.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    # Python ignores SIGPIPE, and ignoring is inherited.
+    pid = os.posix_spawnp(
+        argv[0],
+        list(argv),
+        dict(os.environ if env is None else env),
+        file_actions=actions,
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGPIPE],
+    )
+    # Not reaped yet, so it is there even if it has ended already.
+    return identify(pid) or Identity(pid=pid, start_time=0)
+
+
+def exit_status(identity: Identity) -> int | None:
+    """Exit code, or minus the signal, of an ended child of this process; reaps it.
+
+    None while it runs, when it was reaped before, or when it is no child of this process.
+    """
+    try:
+        pid, status = os.waitpid(identity.pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status) if pid else None
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit for a person: `killed by signal 9 (SIGKILL)`, `ended with exit code 1`."""
+    if code is None:
+        return "ended; its exit code is not known, because the hive was restarted while it ran"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = f" ({signal.Signals(-code).name})"
+    except ValueError:
+        name = ""
+    return f"killed by signal {-code}{name}"
+
+
+def wait_ended(identity: Identity, timeout: float) -> bool:
+    """Block until the process has ended or `timeout` seconds are over; whether it has ended."""
+    end = time.monotonic() + timeout
+    fd = _pidfd(identity)
+    try:
+        while alive(identity):
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            if fd is None:
+                time.sleep(min(0.1, left))
+            else:
+                poll = select.poll()
+                poll.register(fd, select.POLLIN)
+                poll.poll(left * 1000)
+        return True
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+async def ended(identity: Identity, poll: float = 1.0) -> None:
+    """Return once the process has ended: at once by pidfd on Linux, else within `poll` seconds."""
+    fd = _pidfd(identity)
+    if fd is None:
+        while alive(identity):
+            await asyncio.sleep(poll)  # noqa: ASYNC110 - no event tells of it
+        return
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    loop.add_reader(fd, done.set)
+    try:
+        if alive(identity):
+            await done.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+def stop(identity: Identity, drain: float, on_step: Callable[[Step], None] = lambda step: None) -> bool:
+    """SIGTERM to the process, up to `drain` seconds, then SIGKILL to its whole group. Blocks.
+
+    The process must lead its own group, as `spawn_detached` makes it. Members that outlive their leader are
+    killed too. Returns whether it went by itself; True also when it was gone before.
+    """
+    graceful = True
+    if alive(identity):
+        on_step("sigterm")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(identity.pid, signal.SIGTERM)
+        graceful = wait_ended(identity, drain)
+    if not graceful:
+        on_step("sigkill")
+    kill_group(identity)
+    if not graceful:
+        wait_ended(identity, 10.0)
+    return graceful
+
+
+def kill_group(identity: Identity) -> None:
+    """SIGKILL to what is left of the group that this process leads or led; never to a stranger's.
+
+    The kernel gives a pid to nobody while a group bears it. So when the pid is somebody else's now, the group is
+    gone.
+    """
+    if identify(identity.pid) not in (None, identity):
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(identity.pid, signal.SIGKILL)
+
+
+def _pidfd(identity: Identity) -> int | None:
+    """A pidfd of the process, when the system has them and it is still the same process."""
+    try:
+        fd = os.pidfd_open(identity.pid)
+    except (AttributeError, OSError):
+        return None
+    return fd
+
+
+@dataclass(slots=True)
+class Lock:
+    """A lock file held until `release` or the end of this process, however it ends."""
+
+    path: Path
+    file: IO[str]
+
+    def release(self) -> None:
+        self.file.close()
+
+
+def hold(path: Path, what: str) -> Lock:
+    """Hold `path` for this process alone. Raises Conflict, naming the holder, when another one does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        raise Conflict(
+            f"{what} runs already{f' (pid {holder})' if holder else ''}.", mend="Stop that one first, or use it."
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return Lock(path=path, file=file)
