@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from rbee.contracts import codec, defaults
 from rbee.core.digest import digest
 from rbee.core.providers import EngineProvider
-from rbee.core.spec import PolicySpec, WorkerOptions
+from rbee.core.spec import PolicySpec, Ssh, WorkerOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,8 @@ class KnownHive:
     hive_id: str
     url: str
     labels: dict[str, str] = field(default_factory=dict)
+    #: How the apply that registered it reached the machine, so that a later one can clean it up.
+    ssh: Ssh | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,15 @@ class WorkerConfig:
     options: WorkerOptions = field(default_factory=WorkerOptions)
     heartbeat_interval: float = defaults.HEARTBEAT_INTERVAL
     state_dir: str = ""
+
+
+#: Settings of the queen that she reads again without a restart.
+RELOADABLE = ("hives", "models", "aliases", "policies")
+
+
+def boot_digest(config: QueenConfig) -> str:
+    """Digest of the settings that ask for a restart when they change (addresses, token, local hive)."""
+    return digest({k: v for k, v in codec.to_mapping(config).items() if k not in RELOADABLE and k != "release"})
 
 
 def config_digest(config: HiveConfig | QueenConfig) -> str:

@@ -24,6 +24,10 @@ class Doc:
     max_items: int | None = None
     enum: tuple[str, ...] | None = None
     example: Any = None
+    #: What the names of a mapping must match.
+    key_pattern: str | None = None
+    #: False for what the loader fills in itself: not a key of the file.
+    written: bool = True
     #: A whole JSON Schema for what may be written in the file, when that is more than the type says
     #: (`ssh: alias` beside `ssh: {...}`, `5m` for a number of seconds).
     written_as: Any = None

@@ -59,3 +59,19 @@ class Interrupted(RbeeError):
     """Stopped from outside before it ended (Ctrl-C, cancel, restart)."""
 
     code = "interrupted"
+
+
+class Unavailable(RbeeError):
+    """Not now; the same request may succeed after `retry_after` seconds."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str, *, code: str | None = None, mend: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(message, code=code, mend=mend)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(RbeeError):
+    """The time that the caller gave is over."""
+
+    code = "deadline_exceeded"

@@ -141,6 +141,8 @@ class MachineFacts:
     user: str = ""
     python: Python | None = None
     old_pythons: tuple[Python, ...] = ()
+    #: Modules of the standard library that rbee needs and this Python lacks (a minimal install).
+    missing_modules: tuple[str, ...] = ()
     libc: str = ""
     libc_version: tuple[int, int] = (0, 0)
     cpu_cores: int = 0

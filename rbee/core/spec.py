@@ -13,6 +13,8 @@ from typing import Annotated
 from rbee.core.doc import Doc
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+#: What clients ask for; other servers' names, such as `meta-llama/Llama-3.2-1B` or `llama3.2:1b`, are fine.
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
 DEVICE = r"^(auto|cpu|(cuda|metal|rocm|vulkan):[0-9]+)$"
 ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
 DURATION = r"^([0-9]+(\.[0-9]+)?)(s|m|h|d)$"
@@ -24,7 +26,7 @@ _SSH_WRITTEN = {
     ]
 }
 _DURATION_WRITTEN = {
-    "oneOf": [{"type": "string", "pattern": DURATION}, {"type": "number", "minimum": 0}],
+    "oneOf": [{"type": "string", "pattern": DURATION}, {"type": "number", "minimum": 0}, {"type": "null"}],
     "description": "A duration such as 30s, 5m, 2h or 1d; a bare number is seconds.",
 }
 _ALIAS_WRITTEN = {
@@ -71,7 +73,7 @@ class QueenSpec:
 class HiveSpec:
     """A machine. Without `ssh` it is this machine, and its hive lives inside the queen's process."""
 
-    name: str = ""
+    name: Annotated[str, Doc("The hive's key in the file.", written=False)] = ""
     ssh: Annotated[Ssh | None, Doc("How to reach it; none means this machine.", written_as=_SSH_WRITTEN)] = None
     labels: Annotated[dict[str, str], Doc("Facts about the machine for placing workers.")] = field(default_factory=dict)
     listen: Annotated[
@@ -98,7 +100,7 @@ class HiveSpec:
 class ModelSpec:
     """A model and where it comes from."""
 
-    name: str = ""
+    name: Annotated[str, Doc("The model's key in the file.", written=False)] = ""
     source: Annotated[
         str,
         Doc(
@@ -134,7 +136,7 @@ class Where:
 class WorkerSpec:
     """One or more processes that serve a model."""
 
-    name: str = ""
+    name: Annotated[str, Doc("The worker's key in the file.", written=False)] = ""
     model: Annotated[str, Doc("Name of a model of this file.", min_length=1)]
     hive: Annotated[str | None, Doc("Name of the hive to run on.", min_length=1)] = None
     where: Annotated[Where | None, Doc("Instead of `hive`: any hive with these labels.")] = None
@@ -181,16 +183,24 @@ class Spec:
     version: Annotated[int, Doc("Version of this file's format: 1.", minimum=1, maximum=1, example=1)]
     fleet: Annotated[str, Doc("Name of the fleet; it marks all that rbee makes.", pattern=NAME, example="home")]
     queen: Annotated[QueenSpec, Doc("The brain.")] = field(default_factory=QueenSpec)
-    hives: Annotated[dict[str, HiveSpec], Doc("Machines, by name.")] = field(default_factory=dict)
-    models: Annotated[dict[str, ModelSpec], Doc("Models, by the name that clients ask for.")] = field(
+    hives: Annotated[dict[str, HiveSpec], Doc("Machines, by name.", key_pattern=NAME)] = field(default_factory=dict)
+    models: Annotated[
+        dict[str, ModelSpec], Doc("Models, by the name that clients ask for.", key_pattern=MODEL_NAME)
+    ] = field(default_factory=dict)
+    workers: Annotated[dict[str, WorkerSpec], Doc("What runs, by name.", key_pattern=NAME)] = field(
         default_factory=dict
     )
-    workers: Annotated[dict[str, WorkerSpec], Doc("What runs, by name.")] = field(default_factory=dict)
     aliases: Annotated[
         dict[str, tuple[str, ...]],
-        Doc("Other names for models; a list is tried in order.", written_as=_ALIAS_WRITTEN),
+        Doc(
+            "Other names for models; a list is tried in order.",
+            key_pattern=MODEL_NAME,
+            written_as=_ALIAS_WRITTEN,
+        ),
     ] = field(default_factory=dict)
-    policies: Annotated[dict[str, PolicySpec], Doc("Routing rules, by name.")] = field(default_factory=dict)
+    policies: Annotated[dict[str, PolicySpec], Doc("Routing rules, by name.", key_pattern=NAME)] = field(
+        default_factory=dict
+    )
     defaults: Annotated[Defaults, Doc("Values for workers that do not say their own.")] = field(
         default_factory=Defaults
     )

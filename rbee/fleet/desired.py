@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Spec x what was seen -> Desired: places workers, chooses engines, and tells what cannot be. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rbee.contracts.configs import HiveConfig, QueenConfig, boot_digest, config_digest
+from rbee.core.actual import Actual, HiveActual
+from rbee.core.desired import Desired, EngineWanted, HiveWanted, ModelWanted, QueenWanted, WorkerWanted
+from rbee.core.digest import digest
+from rbee.core.placement import choose_engine, place
+from rbee.core.problems import Problem
+from rbee.core.providers import EngineProvider, binary_id
+from rbee.core.spec import HiveSpec, ModelSpec, Spec, WorkerSpec
+
+#: Bytes a worker will take for a model with these options, or None when that cannot be known yet.
+Predict = Callable[[ModelSpec, WorkerSpec], int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that Desired is worked out from. `pinned` are the digests of rbee.lock, by model name."""
+
+    spec: Spec
+    providers: Sequence[EngineProvider]
+    actual: Actual
+    release: str
+    token_digest: str
+    queen_config: QueenConfig
+    hive_configs: Mapping[str, HiveConfig]
+    predict: Predict
+    pinned: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What a hive gets, while it is being worked out."""
+
+    engines: dict[str, EngineWanted] = field(default_factory=dict)
+    models: dict[str, ModelWanted] = field(default_factory=dict)
+    workers: list[WorkerWanted] = field(default_factory=list)
+    memory: int = 0
+
+
+def worker_ids(worker: WorkerSpec) -> tuple[str, ...]:
+    """`chat-0`, `chat-1`, ...: ids of a worker's replicas, unique in the fleet because names are."""
+    return tuple(f"{worker.name}-{i}" for i in range(worker.replicas))
+
+
+def make_desired(inputs: Inputs) -> Desired:
+    """Everything wanted, and a problem for each thing that cannot be had."""
+    spec, actual = inputs.spec, inputs.actual
+    drafts = {name: _Draft() for name in spec.hives}
+    problems: list[Problem] = []
+    running = {
+        w.worker_id: name
+        for name, seen in actual.hives.items()
+        if isinstance(seen, HiveActual)
+        for w in seen.workers
+        if w.mark and w.mark.fleet == spec.fleet
+    }
+    for worker in spec.workers.values():
+        usable = {n: h for n, h in spec.hives.items() if _usable(actual, n) or running_there(running, worker, n)}
+        load = {n: float(len(d.workers)) for n, d in drafts.items()}
+        placed = place(worker_ids(worker), worker, usable, running, load)
+        if worker.hive is None and worker.replicas and not placed:
+            problems.append(_nowhere(worker, spec.hives))
+        for worker_id, hive in placed.items():
+            seen = actual.hives.get(hive)
+            if isinstance(seen, HiveActual) and not seen.problems:
+                problems.extend(_add(inputs, drafts[hive], spec.hives[hive], seen, worker, worker_id))
+    for name, draft in drafts.items():
+        problems.extend(_memory(name, draft, actual, spec.fleet))
+    return Desired(
+        fleet=spec.fleet,
+        queen=QueenWanted(
+            release=inputs.release,
+            config_digest=config_digest(inputs.queen_config),
+            boot_digest=boot_digest(inputs.queen_config),
+            token_digest=inputs.token_digest,
+            hives=tuple(spec.hives),
+        ),
+        hives={name: _wanted(inputs, hive, drafts[name]) for name, hive in spec.hives.items()},
+        problems=tuple(problems),
+    )
+
+
+def running_there(running: Mapping[str, str], worker: WorkerSpec, hive: str) -> bool:
+    return any(running.get(w) == hive for w in worker_ids(worker))
+
+
+def _usable(actual: Actual, name: str) -> bool:
+    seen = actual.hives.get(name)
+    return isinstance(seen, HiveActual) and not seen.problems
+
+
+def _wanted(inputs: Inputs, hive: HiveSpec, draft: _Draft) -> HiveWanted:
+    config = inputs.hive_configs.get(hive.name)
+    return HiveWanted(
+        name=hive.name,
+        local=hive.local,
+        release=inputs.release,
+        config_digest=config_digest(config) if config else "",
+        token_digest=inputs.token_digest,
+        engines=tuple(draft.engines.values()),
+        models=tuple(draft.models.values()),
+        workers=tuple(draft.workers),
+    )
+
+
+def _nowhere(worker: WorkerSpec, hives: Mapping[str, HiveSpec]) -> Problem:
+    labels = worker.where.labels if worker.where else {}
+    shown = ", ".join(f"{k}={v}" for k, v in labels.items()) or "(none asked)"
+    return Problem(
+        summary=f"No usable hive fits worker {worker.name!r}",
+        detail=f"It asks for labels {shown}; hives of this file: {', '.join(hives) or 'none'}.",
+        mend="Give a hive these labels, or mend the problems of the hives that have them.",
+        subject=f"workers.{worker.name}",
+    )
+
+
+def _add(
+    inputs: Inputs, draft: _Draft, hive: HiveSpec, seen: HiveActual, worker: WorkerSpec, worker_id: str
+) -> list[Problem]:
+    """Put one worker into a hive's draft; what forbids it is returned."""
+    subject = f"workers.{worker_id}"
+    model = inputs.spec.models[worker.model]
+    choice = choose_engine(worker, model.source, seen.devices, inputs.providers)
+    if isinstance(choice, str):
+        return [
+            Problem(
+                summary=f"Worker {worker_id!r} cannot run on hive {hive.name!r}",
+                detail=choice[0].upper() + choice[1:] + ".",
+                mend="Name another device, engine or hive for it.",
+                subject=subject,
+            )
+        ]
+    provider, device = choice
+    lacking = _lacking(provider, hive.name, seen, subject)
+    if lacking:
+        return lacking
+    binary = binary_id(provider, seen.platform)
+    draft.engines[binary] = EngineWanted(binary_id=binary, engine=provider.name)
+    draft.models[model.name] = ModelWanted(
+        name=model.name,
+        source=model.source,
+        revision=model.revision,
+        sha256=model.sha256 or inputs.pinned.get(model.name),
+        push_from=model.source.removeprefix("file:") if model.source.startswith("file:") and not hive.local else None,
+    )
+    if device.startswith("cpu") and not _runs(seen, worker_id):
+        draft.memory += inputs.predict(model, worker) or 0
+    draft.workers.append(
+        WorkerWanted(
+            worker_id=worker_id,
+            spec_name=worker.name,
+            model=model.name,
+            engine=provider.name,
+            binary_id=binary,
+            device=device,
+            options=worker.options,
+            digest=digest(
+                {
+                    "model": [model.source, model.revision, model.sha256],
+                    "engine": binary,
+                    "device": device,
+                    "options": worker.options,
+                }
+            ),
+        )
+    )
+    return []
+
+
+def _runs(seen: HiveActual, worker_id: str) -> bool:
+    return any(w.worker_id == worker_id and w.status in ("ready", "busy") for w in seen.workers)
+
+
+def _lacking(provider: EngineProvider, hive: str, seen: HiveActual, subject: str) -> list[Problem]:
+    """What the machine must have for an engine, and has not."""
+    out: list[Problem] = []
+    if provider.install_for(seen.platform) is None and not any(
+        b.engine == provider.name and b.status == "available" for b in seen.binaries
+    ):
+        known = ", ".join(i.platform for i in provider.install) or "none"
+        out.append(
+            Problem(
+                summary=f"Engine {provider.name!r} cannot be installed on hive {hive!r}",
+                detail=f"The machine is {seen.platform}; the provider knows {known}.",
+                subject=subject,
+            )
+        )
+    arch = seen.platform.partition("-")[2]
+    flags = [f for f in provider.needs.cpu_flags.get(arch, ()) if seen.cpu_flags and f not in seen.cpu_flags]
+    if flags:
+        out.append(
+            Problem(
+                summary=f"The CPU of hive {hive!r} lacks {', '.join(flags)}",
+                detail=f"Engine {provider.name!r} is built for CPUs that have them and would die at once.",
+                mend=provider.needs.hints.get(flags[0], "Run this worker on another machine."),
+                subject=subject,
+            )
+        )
+    out.extend(
+        Problem(
+            summary=f"Hive {hive!r} lacks the library {library}",
+            detail=f"Engine {provider.name!r} needs it and no wheel brings it.",
+            mend=provider.needs.hints.get(library, "Install it on that machine."),
+            subject=subject,
+        )
+        for library in provider.needs.libraries
+        if library in seen.missing_libraries
+    )
+    return out
+
+
+def _memory(name: str, draft: _Draft, actual: Actual, fleet: str) -> list[Problem]:
+    seen = actual.hives.get(name)
+    if not isinstance(seen, HiveActual) or not seen.memory_available or draft.memory <= seen.memory_available:
+        return []
+    return [
+        Problem(
+            summary=f"Not enough memory on hive {name!r}",
+            detail=(
+                f"Its new CPU workers will take about {draft.memory / 2**20:.0f} MB; "
+                f"{seen.memory_available / 2**20:.0f} MB of {seen.memory_total / 2**20:.0f} MB are free."
+            ),
+            mend="Use a smaller model or context_length, fewer replicas, or another hive.",
+            subject=f"hives.{name}",
+        )
+    ]

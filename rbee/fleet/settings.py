@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The daemons' settings, worked out from the Spec and from where the machines are. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+from rbee.contracts import defaults
+from rbee.contracts.configs import HiveConfig, KnownHive, KnownModel, QueenConfig
+from rbee.core.actual import HiveActual, Unknown
+from rbee.core.spec import HiveSpec, Spec
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` -> (host, port)."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """(host, port) -> `host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def queen_port(spec: Spec) -> int:
+    return split_address(spec.queen.listen)[1]
+
+
+def queen_local_url(spec: Spec) -> str:
+    """Where this machine's programs reach the queen."""
+    host, port = split_address(spec.queen.listen)
+    anywhere = host in ("0.0.0.0", "::")
+    return f"http://{join_address('127.0.0.1' if anywhere else host, port)}"
+
+
+def queen_url_for(spec: Spec, hive: HiveSpec, seen: HiveActual) -> str | None:
+    """Where that hive and its workers reach the queen; None when no address of this machine is known there."""
+    if hive.local:
+        return queen_local_url(spec)
+    host = spec.queen.advertise or _listen_host(spec) or seen.controller_address
+    return f"http://{join_address(host, queen_port(spec))}" if host else None
+
+
+def _listen_host(spec: Spec) -> str | None:
+    """The address of `queen.listen` when it is one that other machines can use."""
+    host = split_address(spec.queen.listen)[0]
+    return None if is_loopback(host) or host in ("0.0.0.0", "::") else host
+
+
+def hive_config(spec: Spec, hive: HiveSpec, seen: HiveActual, *, token_file: str | None, release: str) -> HiveConfig:
+    """Settings of a hive. On another machine it listens on the address that SSH reached, with the token."""
+    if hive.listen:
+        listen = hive.listen
+    elif hive.local:
+        listen = defaults.HIVE_LISTEN
+    else:
+        listen = join_address(seen.address, defaults.HIVE_PORT)
+    first, last = hive.worker_ports.split("-")
+    return HiveConfig(
+        hive_id=hive.name,
+        fleet=spec.fleet,
+        listen=listen,
+        token_file=token_file,
+        queen_url=queen_url_for(spec, hive, seen),
+        worker_ports=(int(first), int(last)),
+        release=release,
+    )
+
+
+def hive_url(spec: Spec, hive: HiveSpec, seen: HiveActual) -> str:
+    """Where the queen reaches a hive."""
+    host, port = split_address(hive_config(spec, hive, seen, token_file=None, release="").listen)
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if hive.local else seen.address
+    return f"http://{join_address(host, port)}"
+
+
+def queen_config(
+    spec: Spec,
+    seen: Mapping[str, HiveActual | Unknown],
+    before: QueenConfig | None,
+    *,
+    token_file: str,
+    release: str,
+) -> QueenConfig:
+    """Settings of the queen. What is known of a hive that cannot be seen now stays as it was (`before`)."""
+    kept = {h.hive_id: h for h in before.hives} if before else {}
+    hives: list[KnownHive] = []
+    listens: set[str] = set()
+    local: HiveConfig | None = None
+    unseen = False
+    for hive in spec.hives.values():
+        actual = seen.get(hive.name)
+        if isinstance(actual, HiveActual):
+            hives.append(
+                KnownHive(hive_id=hive.name, url=hive_url(spec, hive, actual), labels=dict(hive.labels), ssh=hive.ssh)
+            )
+            if hive.local:
+                local = hive_config(spec, hive, actual, token_file=token_file, release=release)
+            elif host := spec.queen.advertise or actual.controller_address:
+                listens.add(join_address(host, queen_port(spec)))
+        elif hive.name in kept:
+            hives.append(kept[hive.name])
+            unseen = True
+    if unseen and before:
+        listens.update(before.fleet_listen)
+    if not is_loopback(split_address(spec.queen.listen)[0]):
+        listens = set()
+    return QueenConfig(
+        fleet=spec.fleet,
+        listen=spec.queen.listen,
+        fleet_listen=tuple(sorted(listens)),
+        token_file=token_file,
+        hives=tuple(hives),
+        models=tuple(KnownModel(name=m.name, source=m.source) for m in spec.models.values()),
+        aliases=dict(spec.aliases),
+        policies=dict(spec.policies),
+        local_hive=local,
+        release=release,
+    )
