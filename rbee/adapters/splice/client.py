@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The client's side: hearing of its connection past the front, and the response that was already sent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from .relay import Relay
+
+#: `completed`; `client_gone`: it left first; `upstream_died`: after the first byte; `timed_out`: likewise.
+End = Literal["completed", "client_gone", "upstream_died", "timed_out"]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a forwarded request went. Seconds are of the splice's clock, from the call of `forward`."""
+
+    #: Of the upstream's answer; 499 when the client left before there was one.
+    status: int
+    end: End
+    #: Of the answer as the upstream sent it, head and framing included.
+    bytes: int
+    seconds: float
+    #: Until the head of the answer was there; None when it never was.
+    first_byte_seconds: float | None
+    #: What the upstream did, when it died.
+    reason: str = ""
+
+
+class SentResponse(web.StreamResponse):
+    """What a handler returns when the answer has been written past aiohttp: nothing is left to send.
+
+    Signals for `on_response_prepare` don't run for it, and headers set on it afterwards go nowhere.
+    """
+
+    def __init__(self, outcome: Outcome, *, keep_alive: bool) -> None:
+        super().__init__(status=outcome.status)
+        self.outcome = outcome
+        self._reusable = keep_alive
+
+    @property
+    def prepared(self) -> bool:
+        return True
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._reusable
+
+    @property
+    def body_length(self) -> int:
+        return self.outcome.bytes
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        raise RuntimeError("the response was already sent")
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class ClientTap(asyncio.BaseProtocol):
+    """Stands between a client's transport and aiohttp's handler, from the first relayed request on.
+
+    What arrives goes straight to the handler; that writing must wait, may go on, or that the connection
+    is lost goes to the handler and to the relay of the moment, so that neither has to be polled.
+    """
+
+    __slots__ = ("_handler", "data_received", "eof_received", "paused", "relay")
+
+    def __init__(self, handler: Any) -> None:
+        self._handler = handler
+        self.data_received = handler.data_received
+        self.eof_received = handler.eof_received
+        self.paused = bool(handler.writing_paused)
+        self.relay: Relay | None = None
+
+    @classmethod
+    def of(cls, transport: asyncio.Transport) -> ClientTap:
+        """The tap of this connection, put in when it has none."""
+        protocol = transport.get_protocol()
+        if type(protocol) is cls:
+            return protocol
+        tap = cls(protocol)
+        transport.set_protocol(cast(asyncio.BaseProtocol, tap))
+        return tap
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        relay, self.relay = self.relay, None
+        if relay is not None:
+            relay.client_gone()
+        self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self._handler.pause_writing()
+        if self.relay is not None:
+            self.relay.pause()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self._handler.resume_writing()
+        if self.relay is not None:
+            self.relay.resume()

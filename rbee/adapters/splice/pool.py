@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Idle connections, by upstream; and a request sent on one, or on a new one when the old one had died."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from .connection import Exchange, Upstream, UpstreamConnection
+from .errors import ConnectRefused, ConnectTimeout, DiedBeforeFirstByte
+
+
+class Pool:
+    """Keep-alive connections, newest used first. One event loop; no lock, for nothing here awaits midway."""
+
+    def __init__(self, clock: Callable[[], float], max_idle: int, idle_seconds: float) -> None:
+        self._clock = clock
+        self._max_idle = max_idle
+        self._idle_seconds = idle_seconds
+        self._idle: dict[Upstream, deque[UpstreamConnection]] = {}
+
+    def idle(self, upstream: Upstream) -> int:
+        """How many connections to `upstream` are open and unused."""
+        return len(self._idle.get(upstream, ()))
+
+    def take(self, upstream: Upstream) -> UpstreamConnection | None:
+        """An idle connection that looks alive, or None; those unused for too long are closed on the way."""
+        waiting = self._idle.get(upstream)
+        if not waiting:
+            return None
+        oldest = self._clock() - self._idle_seconds
+        while waiting and waiting[0].idle_since < oldest:
+            waiting.popleft().abort()
+        while waiting:
+            connection = waiting.pop()
+            if not connection.closed and not connection.transport.is_closing():
+                return connection
+        return None
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Takes back a connection whose answer came whole."""
+        if not connection.upstream.reuse or connection.closed or connection.transport.is_closing():
+            connection.abort()
+            return
+        connection.resume()
+        connection.used = True
+        connection.idle_since = self._clock()
+        waiting = self._idle.get(connection.upstream)
+        if waiting is None:
+            waiting = self._idle[connection.upstream] = deque()
+        waiting.append(connection)
+        if len(waiting) > self._max_idle:
+            waiting.popleft().abort()
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """An idle connection was closed by the other side."""
+        waiting = self._idle.get(connection.upstream)
+        if waiting is not None:
+            try:
+                waiting.remove(connection)
+            except ValueError:
+                return
+            if not waiting:
+                del self._idle[connection.upstream]
+
+    def drop(self, upstream: Upstream) -> None:
+        """Closes what is idle to `upstream` (a worker that left). Busy connections are not touched."""
+        for connection in self._idle.pop(upstream, ()):
+            connection.abort()
+
+    def close(self) -> None:
+        """Closes everything idle."""
+        for upstream in list(self._idle):
+            self.drop(upstream)
+
+    async def connect(self, upstream: Upstream, timeout: float | None) -> UpstreamConnection:
+        """A new connection. Raises ConnectRefused or ConnectTimeout."""
+        loop = asyncio.get_running_loop()
+        making = loop.create_connection(lambda: UpstreamConnection(self, upstream), upstream.host, upstream.port)
+        try:
+            _, connection = await asyncio.wait_for(making, timeout)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            raise ConnectTimeout(f"{upstream.host}:{upstream.port}: no connection in {timeout} s") from error
+        except OSError as error:
+            raise ConnectRefused(f"{upstream.host}:{upstream.port}: {error}", error.errno) from error
+        return connection
+
+    async def send(
+        self,
+        upstream: Upstream,
+        exchange: Exchange,
+        request: bytes,
+        *,
+        connect_timeout: float | None,
+        first_byte_timeout: float | None,
+    ) -> None:
+        """Sends `request` and waits for the exchange's `waiter`.
+
+        A kept connection may have been closed while the request was on its way: when it ends before the
+        first byte, the request goes out once more on a fresh connection and nobody hears of it.
+        Raises ConnectRefused, ConnectTimeout, FirstByteTimeout, DiedBeforeFirstByte.
+        """
+        connection = self.take(upstream) or await self.connect(upstream, connect_timeout)
+        try:
+            await self._send(connection, exchange, request, first_byte_timeout)
+        except DiedBeforeFirstByte:
+            if not (connection.used and exchange.untouched):
+                raise
+            exchange.restart()
+            connection = await self.connect(upstream, connect_timeout)
+            await self._send(connection, exchange, request, first_byte_timeout)
+
+    async def _send(
+        self, connection: UpstreamConnection, exchange: Exchange, request: bytes, first_byte_timeout: float | None
+    ) -> None:
+        if exchange.waiter.done():  # the client left while we connected
+            self.release(connection)
+            return
+        connection.send(exchange, request)
+        timer = None
+        if first_byte_timeout is not None:
+            timer = asyncio.get_running_loop().call_later(first_byte_timeout, exchange.late)
+        try:
+            await exchange.waiter
+        finally:
+            if timer is not None:
+                timer.cancel()

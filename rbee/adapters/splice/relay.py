@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The relays: an upstream's bytes written to the client's transport as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import httptools
+
+from rbee.contracts.openai import SERVER_ERROR, TIMEOUT_ERROR, sse_error_frame
+
+from . import heads
+from .client import End
+from .connection import Exchange
+from .errors import UpstreamError
+from .heads import Header
+
+#: Called once with the status and the upstream's head, before anything is written; may add headers.
+OnHead = Callable[[int, bytes], "Iterable[Header] | None"]
+
+#: How far into a chunk that was cut short we fill up, to end the stream in order.
+_MAX_FILL = 64 * 1024
+
+
+class Relay(Exchange):
+    """Answers go to the client as the upstream framed them: one parse and one write for each segment."""
+
+    __slots__ = ("_last", "_on_head", "_stall", "_transport", "_watch", "_write", "closing", "end", "extra", "reason")
+
+    #: Whether the body is written bare (see `DecodingRelay`).
+    decoded = False
+
+    def __init__(
+        self,
+        method: str,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        *,
+        extra: list[bytes],
+        closing: bool,
+        on_head: OnHead | None,
+        stall_timeout: float | None,
+    ) -> None:
+        super().__init__(method, loop)
+        self._transport = transport
+        self._write = transport.write
+        self._on_head = on_head
+        self._stall = stall_timeout
+        self._watch: asyncio.TimerHandle | None = None
+        self._last = b""
+        self.extra = extra
+        #: Whether the client's connection ends with this answer.
+        self.closing = closing
+        self.end: End = "completed"
+        self.reason = ""
+
+    def answered(self, rest: bytes) -> None:
+        self.closing = self.closing or self._until_close
+        extra = self.extra
+        if self._on_head is not None:
+            try:
+                more = self._on_head(self.status, self.head) or ()
+                extra = [*extra, *(heads.header_line(name, value) for name, value in more)]
+            except Exception as error:
+                self._finish()
+                self.close()
+                self.waiter.set_exception(error)
+                return
+        if self._stall is not None and not self._complete:
+            self._watch = self._loop.call_later(self._stall, self._check_stall, self.received)
+        head = heads.answer_head(self.head, extra, close=self.closing, decoded=self.decoded)
+        self._last = rest
+        self._write(head + rest if rest else head)
+
+    def body(self, data: bytes) -> None:
+        self._last = data
+        self._write(data)
+
+    def ended(self, error: UpstreamError | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        if error is not None:
+            self.closing = True
+            self.reason = str(error)
+            if self.end == "completed":
+                self.end = "upstream_died"
+        if not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def fail(self, reason: str, kind: type[UpstreamError] | None = None) -> None:
+        if self.status and not self._finished:
+            self._say_cut_short()
+        super().fail(reason, kind)
+
+    def client_gone(self) -> None:
+        """The client left: the upstream's connection closes at once."""
+        if self._finished:
+            return
+        self.end = "client_gone"
+        self._finish()
+        self.close()
+        self.closing = True
+        self.ended(None)
+
+    def out_of_time(self) -> None:
+        """The time for the whole answer is over. Before the head this is a FirstByteTimeout."""
+        if self.status and not self._finished:
+            self.end = "timed_out"
+            self.fail("the answer was not whole in time")
+        else:
+            self.late()
+
+    def pause(self) -> None:
+        if self.connection is not None:
+            self.connection.pause()
+
+    def resume(self) -> None:
+        if self.connection is not None:
+            self.connection.resume()
+
+    def _check_stall(self, received: int) -> None:
+        waits_for_client = self.connection is not None and self.connection.paused
+        if self.received == received and not waits_for_client:
+            self.fail(f"it sent nothing for {self._stall} s")
+        elif self._stall is not None:
+            self._watch = self._loop.call_later(self._stall, self._check_stall, self.received)
+
+    def _say_cut_short(self) -> None:
+        """Ends a stream of events with an error frame; any other body is left visibly incomplete."""
+        if self._transport.is_closing() or not heads.is_plain_sse(self.head):
+            return
+        chunked = heads.is_chunked(self.head)
+        if not chunked and not self._until_close:
+            return  # its length was told: nothing can be added
+        chunked = chunked and not self.decoded
+        ending = self._chunk_ending() if chunked else b""
+        if ending is None:
+            return
+        if self.end == "timed_out":
+            frame = sse_error_frame("The request's time was over.", TIMEOUT_ERROR, "deadline_exceeded")
+        else:
+            frame = sse_error_frame("The worker stopped before the answer was whole.", SERVER_ERROR, "worker_died")
+        if not self._last.endswith((b"\n\n\r\n", b"\n\r\n\r\n") if chunked else (b"\n\n", b"\n\r\n")):
+            frame = b"\n\n" + frame  # ends the event, or the line, that was cut
+        self._write(ending + b"%x\r\n%b\r\n0\r\n\r\n" % (len(frame), frame) if chunked else frame)
+
+    def _chunk_ending(self) -> bytes | None:
+        """What completes the chunk that was cut short: empty at a chunk's end; None where nothing can.
+
+        The parser knows how much is missing and doesn't tell, so it is asked: it takes line feeds as data
+        until the chunk is full, and between chunks it refuses them. There, the last bytes tell a chunk's
+        end from a size line cut short or the last chunk begun.
+        """
+        missing = 0
+        try:
+            while missing <= _MAX_FILL:
+                self._feed(b"\n")
+                missing += 1
+        except httptools.HttpParserError:
+            pass
+        if missing > _MAX_FILL or (missing == 1 and self._last.endswith(b"\r")):
+            return None  # too long, or perhaps only the line feed after a whole chunk
+        if missing:
+            return b"\n" * missing + b"\r\n"
+        last = self._last or b"\r\n"  # nothing after the head yet
+        return b"" if last.endswith(b"\r\n") and last != b"0\r\n" and not last.endswith(b"\n0\r\n") else None
+
+
+class DecodingRelay(Relay):
+    """For clients of HTTP/1.0, which know no chunks: the body is written bare and ends with the connection."""
+
+    __slots__ = ("_bare",)
+    decoded = True
+
+    def restart(self) -> None:
+        super().restart()
+        self._bare: list[bytes] = []
+
+    def on_body(self, data: bytes) -> None:
+        self._bare.append(data)
+
+    def answered(self, rest: bytes) -> None:
+        super().answered(self._take())
+
+    def body(self, data: bytes) -> None:
+        super().body(self._take())
+
+    def _take(self) -> bytes:
+        bare = b"".join(self._bare)
+        self._bare.clear()
+        return bare
