@@ -107,6 +107,7 @@ class WorkerProcess:
     model: str = ""
     engine: str = ""
     fleet: str = ""
+    spec_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +153,8 @@ class MachineFacts:
     roots: Roots = Roots(config="", cache="", data="", state="")
     disks: dict[str, Disk] = field(default_factory=dict)
     libraries: dict[str, bool] = field(default_factory=dict)
+    #: How many GPUs the kernel shows, by device type (`cuda`); the hive's own look at them is the exact one.
+    gpus: dict[Literal["cuda", "metal"], int] = field(default_factory=dict)
     supervisor: Supervisor = "detached"
     #: systemd-user only: whether its daemons outlive the login and start at boot.
     linger: bool = False

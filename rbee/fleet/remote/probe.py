@@ -162,9 +162,19 @@ def workers(state: Path) -> list[dict[str, Any]]:
         if config and process:
             engine = (config.get("provider") or {}).get("name", "")
             about = {"worker_id": place.name, "model": config.get("model", ""), "engine": engine}
-            about |= {"fleet": config.get("fleet", ""), "pid": process.get("pid", 0), "alive": alive(process)}
+            about |= {"pid": process.get("pid", 0), "alive": alive(process)}
+            mark = process.get("mark") or {}
+            about |= {"fleet": mark.get("fleet", ""), "spec_digest": mark.get("spec_digest", "")}
             found.append(about)
     return found
+
+
+def gpus() -> dict[str, int]:
+    """GPUs that the kernel shows; what they are, the hive finds out with the vendor's own library."""
+    if sys.platform == "darwin":
+        return {"metal": 1} if platform.machine() == "arm64" else {}
+    cards = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return {"cuda": cards} if cards else {}
 
 
 def digest(value: Any) -> str:
@@ -234,6 +244,7 @@ def probe(asked: dict[str, Any]) -> dict[str, Any]:
         "missing_modules": [name for name in MODULES if importlib.util.find_spec(name) is None],
     }
     found["disks"] = {k: disk(p) for k, p in {"home": home, **at}.items()}
+    found["gpus"] = gpus()
     found["libraries"] = {name: has_library(name) for name in asked.get("libraries") or []}
     found["releases"] = [
         about | {"usable": os.access(about.get("python", ""), os.X_OK)} for about in metadata(at["data"] / "releases")
