@@ -118,13 +118,12 @@ def mirror_of_deb822(text: str, suite: str) -> Mirror | None:
 
 def mirror_of_list(text: str, suite: str) -> Mirror | None:
     """The first `deb` line for `suite` itself with component main, over HTTP."""
-    line = re.compile(
-        rf"^\s*deb\s+(?:\[(.*?)\]\s+)?(https?://\S+)\s+{re.escape(suite)}\s+(?:\S+\s+)*?main\b", re.MULTILINE
-    )
-    if not (found := line.search(text)):
-        return None
-    options = dict(word.partition("=")[::2] for word in (found[1] or "").split())
-    return _mirror(suite, found[2], options.get("signed-by", "").split(","), options.get("trusted") == "yes")
+    for line in text.splitlines():
+        found = re.match(r"\s*deb\s+(?:\[(.*?)\]\s+)?(https?://\S+)\s+(\S+)\s+(.*)", line)
+        if found and found[3] == suite and "main" in found[4].split():
+            options = dict(word.partition("=")[::2] for word in (found[1] or "").split())
+            return _mirror(suite, found[2], options.get("signed-by", "").split(","), options.get("trusted") == "yes")
+    return None
 
 
 def _mirror(suite: str, url: str, signed_by: list[str], trusted: bool) -> Mirror:

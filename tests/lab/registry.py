@@ -108,10 +108,14 @@ def records() -> list[LabRecord]:
 
 
 def free_number() -> int:
-    """A number no registered lab uses and whose subnet nothing on this machine knows. Call it locked."""
+    """A number no registered lab uses and whose subnet nothing on this machine knows. Call it locked.
+
+    Each process begins to look elsewhere, so that a number just given back is not at once another's.
+    """
     used = {record.number for record in records()}
     seen = "".join(run("ip", "-4", *words).stdout for words in (("addr",), ("route", "show", "table", "all")))
-    for number in NUMBERS:
+    for offset in range(len(NUMBERS)):
+        number = NUMBERS[(os.getpid() + offset) % len(NUMBERS)]
         if number not in used and f"10.77.{number}." not in seen:
             return number
     raise LabError("no free 10.77.x.0/24 for another lab; `python -m tests.lab status` shows those there are")
