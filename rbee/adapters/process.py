@@ -28,7 +28,7 @@ Step = Literal["sigterm", "sigkill"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """`start_time`: clock ticks since boot (field 22 of /proc/PID/stat); without /proc, hundredths of an epoch second."""
+    """`start_time`: clock ticks since boot (field 22 of /proc/PID/stat), or without /proc hundredths of a second."""
 
     pid: int
     start_time: int
@@ -159,8 +159,8 @@ async def ended(identity: Identity, poll: float = 1.0) -> None:
     """Return once the process has ended: at once by pidfd on Linux, else within `poll` seconds."""
     fd = _pidfd(identity)
     if fd is None:
-        while alive(identity):
-            await asyncio.sleep(poll)  # noqa: ASYNC110 - no event tells of it
+        while alive(identity):  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(poll)
         return
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
