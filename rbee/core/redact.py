@@ -63,7 +63,9 @@ class Redactor:
             return self.exact(value) if exact else self.text(value)
         if isinstance(value, Mapping):
             return {
-                k: HIDDEN if not exact and isinstance(v, str) and v and is_telling(str(k)) else self.value(v, exact=exact)
+                k: HIDDEN
+                if not exact and isinstance(v, str) and v and is_telling(str(k))
+                else self.value(v, exact=exact)
                 for k, v in value.items()
             }
         if isinstance(value, (list, tuple)):

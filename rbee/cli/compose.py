@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the long-lived daemons are put together: the one place that builds queen and hive from real adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+from rbee.adapters.paths import Paths
+from rbee.cli.daemons import read_config, read_token
+from rbee.contracts.configs import HiveConfig, QueenConfig
+from rbee.daemons import app, logs
+
+
+def run_hive(path: Path | None) -> None:
+    """Runs this machine's hive until it is told to stop."""
+    from rbee.daemons.hive.app import HiveDaemon
+
+    paths = Paths.of_environment()
+    config = read_config(HiveConfig, path or paths.hive_config)
+    token = read_token(config.token_file, paths)
+    logs.configure(f"hive/{config.hive_id}", secrets=[token.reveal()] if token else [])
+
+    async def main(stop: asyncio.Event) -> None:
+        daemon = HiveDaemon(config, paths, token)
+        await daemon.start()
+        try:
+            await stop.wait()
+        finally:
+            await daemon.stop()
+
+    app.run(main)
+
+
+def run_queen(path: Path | None) -> None:
+    """Runs the queen, and the local hive inside it, until it is told to stop. SIGHUP reads the settings again."""
+    from rbee.daemons.queen.app import QueenDaemon
+
+    paths = Paths.of_environment()
+    where = path or paths.queen_config
+    config = read_config(QueenConfig, where)
+    token = read_token(config.token_file, paths)
+    logs.configure("queen", secrets=[token.reveal()] if token else [])
+
+    async def main(stop: asyncio.Event) -> None:
+        queen = QueenDaemon(config, paths, token, reread=lambda: read_config(QueenConfig, where))
+        await queen.start()
+        try:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, queen.reload_quietly)
+            await _with_local_hive(config, paths, queen.local_url, stop)
+        finally:
+            await queen.stop()
+
+    app.run(main)
+
+
+async def _with_local_hive(config: QueenConfig, paths: Paths, queen_url: str, stop: asyncio.Event) -> None:
+    if config.local_hive is None:
+        await stop.wait()
+        return
+    from rbee.daemons.hive.app import HiveDaemon
+
+    hive_config = config.local_hive
+    hive = HiveDaemon(hive_config, paths, read_token(hive_config.token_file, paths))
+    await hive.start()
+    try:
+        await stop.wait()
+    finally:
+        await hive.stop()

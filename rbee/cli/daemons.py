@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The daemons' composition roots: settings and token read, adapters built, the process run to its end.
+
+`queen-rbee`, `rbee-hive` and `llm-worker-rbee --config FILE`; also `python -m rbee.cli.daemons queen|hive|worker`.
+Exit codes: 0 stopped as asked, 1 could not start or go on, 2 the settings forbid it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+from rbee.adapters.paths import Paths
+from rbee.adapters.secrets import BadSecret, Token, load_token
+from rbee.contracts import codec
+from rbee.contracts.configs import HiveConfig, QueenConfig
+from rbee.core.errors import RbeeError
+
+C = TypeVar("C", QueenConfig, HiveConfig)
+
+#: Errors that the person who wrote the settings must mend: exit code 2.
+_SETTINGS = ("token_required", "bad_token_file", "bad_config", "invalid_request")
+
+
+def queen() -> None:
+    """`queen-rbee`: the queen, and the hive of this machine in the same process when the settings have one."""
+    sys.exit(_main("queen", None))
+
+
+def hive() -> None:
+    """`rbee-hive`: the hive of a machine."""
+    sys.exit(_main("hive", None))
+
+
+def worker() -> None:
+    """`llm-worker-rbee --config FILE`: one worker."""
+    sys.exit(_main("worker", None))
+
+
+def read_config(kind: type[C], path: Path) -> C:
+    """The settings in `path`. Raises RbeeError (code `bad_config`)."""
+    try:
+        return codec.decode(kind, path.read_bytes())
+    except OSError as e:
+        raise RbeeError(
+            f"The settings {path} cannot be read: {e.strerror}.", code="bad_config", mend="`rbee apply` writes them."
+        ) from None
+    except codec.CodecError as e:
+        raise RbeeError(f"The settings {path} are wrong: {e}.", code="bad_config") from None
+
+
+def read_token(said: str | None, paths: Paths) -> Token | None:
+    """The token that the settings name, or the fleet's own when it is there; None when there is none."""
+    if said is not None:
+        return load_token(Path(said))
+    return load_token(paths.token) if paths.token.exists() else None
+
+
+def _main(who: str, argv: list[str] | None) -> int:
+    parser = argparse.ArgumentParser(prog={"queen": "queen-rbee", "hive": "rbee-hive"}.get(who, "llm-worker-rbee"))
+    parser.add_argument("--config", type=Path, default=os.environ.get("RBEE_CONFIG"), help="settings file (JSON)")
+    said = parser.parse_args(argv)
+    config = Path(said.config) if said.config is not None else None
+    try:
+        if who == "queen":
+            _queen(config)
+        elif who == "hive":
+            _hive(config)
+        else:
+            return _worker(config)
+    except BadSecret as e:
+        return _refuse(e, 2)
+    except RbeeError as e:
+        return _refuse(e, 2 if e.code in _SETTINGS else 1)
+    return 0
+
+
+def _refuse(error: RbeeError, code: int) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return code
+
+
+def _queen(path: Path | None) -> None:
+    from rbee.cli.compose import run_queen
+
+    run_queen(path)
+
+
+def _hive(path: Path | None) -> None:
+    from rbee.cli.compose import run_hive
+
+    run_hive(path)
+
+
+def _worker(path: Path | None) -> int:
+    from rbee.daemons.worker.app import main
+
+    if path is None:
+        raise RbeeError("A worker needs its settings.", code="bad_config", mend="Give --config FILE.")
+    return int(main(path) or 0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in ("queen", "hive", "worker"):
+        sys.exit("usage: python -m rbee.cli.daemons queen|hive|worker [--config FILE]")
+    sys.exit(_main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who may ask: loopback may be open, every other listener wants the fleet's token."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from rbee.adapters.secrets import Token, load_token
+from rbee.core.errors import InvalidRequest, RbeeError, Unauthorized
+
+__all__ = ["Access", "Listener", "Token", "authorize", "is_loopback", "listener", "load_token", "split_address"]
+
+#: `open` routes answer anyone (`/health`, `/readyz`); `token` routes as the listener says.
+Access = Literal["token", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An address to listen on. `token` None: open to whoever reaches it, which only loopback may be."""
+
+    host: str
+    port: int
+    token: Token | None = None
+
+
+def split_address(listen: str) -> tuple[str, int]:
+    """Host and port of `127.0.0.1:7833` or `[::1]:7833`. Raises InvalidRequest."""
+    host, _, port = listen.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise InvalidRequest(f"{listen!r} is not an address with a port.", mend="Write it like 127.0.0.1:7833.")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`; a name other than localhost counts as the world."""
+    if host.lower() in ("localhost", "localhost."):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listener(listen: str, token: Token | None) -> Listener:
+    """The listener for `listen`: loopback is open, anything else wants `token`.
+
+    Raises RbeeError (code `token_required`) for another address without a token.
+    """
+    host, port = split_address(listen)
+    if is_loopback(host):
+        return Listener(host, port, None)
+    if token is None:
+        raise RbeeError(
+            f"Refusing to listen on {listen} without a token: anyone on the network could use this machine.",
+            code="token_required",
+            mend="Name a token file (token_file) or listen on 127.0.0.1.",
+        )
+    return Listener(host, port, token)
+
+
+def authorize(request: web.Request, token: Token | None) -> None:
+    """Lets the request pass or raises Unauthorized.
+
+    Without a token (loopback) only a web page from elsewhere is refused: a browser would else let any site
+    that its user visits start jobs here. The cost is one or two header look-ups.
+    """
+    headers = request.headers
+    if token is None:
+        origin = headers.get("Origin")
+        if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+            raise Unauthorized("Requests from web pages of other sites are not served here.", code="foreign_origin")
+        return
+    said = headers.get("Authorization")
+    if said is not None and said[:7].lower() == "bearer ":
+        if token.matches(said[7:].strip()):
+            return
+    elif (key := headers.get("x-api-key")) is not None and token.matches(key):
+        return
+    raise Unauthorized(
+        "This address wants the fleet's token.", mend="Send it as `Authorization: Bearer ...` or `x-api-key`."
+    )

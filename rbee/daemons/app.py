@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A daemon's skeleton: routes as a table, listeners with an access rule each, a graceful stop, the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from rbee.contracts import defaults
+from rbee.core.errors import NotFound, RbeeError
+from rbee.daemons.access import Access, Listener
+from rbee.daemons.middleware import WebHandler, error_body, guard
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A row of a daemon's table: `access` stands beside the path it is for."""
+
+    method: str
+    path: str
+    handler: WebHandler
+    access: Access = "token"
+
+
+def build(routes: Iterable[Route], *, max_body: int = defaults.MAX_BODY) -> web.Application:
+    """An application of these routes; whatever is not in the table is a 404 or 405 with rbee's error body."""
+    app = web.Application(client_max_size=max_body)
+    methods: dict[str, list[str]] = {}
+    for route in routes:
+        handler = guard(route.handler, route.access)
+        if route.method == "GET":
+            app.router.add_get(route.path, handler, allow_head=True)
+        else:
+            app.router.add_route(route.method, route.path, handler)
+        methods.setdefault(route.path, []).append(route.method)
+    for path, known in methods.items():
+        app.router.add_route("*", path, guard(_only(known), "token"))
+    app.router.add_route("*", "/{tail:.*}", guard(_no_such_path, "token"))
+    return app
+
+
+def _only(methods: Sequence[str]) -> WebHandler:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        body = error_body(f"{request.path} knows no {request.method}.", 405, "method_not_allowed")
+        allow = {"Allow": ", ".join(methods)}
+        return web.Response(body=body, status=405, content_type="application/json", headers=allow)
+
+    return refuse
+
+
+async def _no_such_path(request: web.Request) -> web.StreamResponse:
+    raise NotFound(f"There is nothing at {request.path}.")
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, which also knows the listener that it came in by."""
+
+    __slots__ = ("listener",)
+
+    listener: Listener
+
+
+class Server:
+    """Serves one application on several listeners. Not restartable."""
+
+    def __init__(self, app: web.Application, listeners: Sequence[Listener]) -> None:
+        self.app = app
+        self.listeners = tuple(listeners)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+        self._servers: list[asyncio.Server] = []
+        self._ports: list[int] = []
+
+    @property
+    def ports(self) -> list[int]:
+        """The port of each listener, in their order; known once started."""
+        return list(self._ports)
+
+    @property
+    def urls(self) -> list[str]:
+        """The base URL of each listener, in their order."""
+        return [
+            f"http://{f'[{x.host}]' if ':' in x.host else x.host}:{port}"
+            for x, port in zip(self.listeners, self._ports, strict=True)
+        ]
+
+    async def start(self) -> None:
+        """Listens on every address, or on none: raises RbeeError (code `address_in_use`, `cannot_listen`)."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        for listener in self.listeners:
+            try:
+                server = await loop.create_server(
+                    self._connections(loop, listener), listener.host, listener.port, backlog=1024
+                )
+            except OSError as e:
+                await self.stop(drain=0)
+                raise _cannot_listen(listener, e) from None
+            self._servers.append(server)
+            self._ports.append(_port(server.sockets))
+
+    def _connections(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> Callable[[], web.RequestHandler]:
+        server = self._runner.server
+        assert server is not None
+
+        # No access log: aiohttp takes None for that, though its types do not say so.
+        settings: dict[str, Any] = {"access_log": None, "keepalive_timeout": 75.0, "max_field_size": 16 * 1024}
+
+        def connection() -> web.RequestHandler:
+            made = _Connection(server, loop=loop, **settings)
+            made.listener = listener
+            return made
+
+        return connection
+
+    async def stop(self, drain: float = defaults.DAEMON_DRAIN) -> None:
+        """Takes no more connections, lets requests in flight end for at most `drain` seconds, then closes."""
+        for server in self._servers:
+            server.close()
+        inner = self._runner.server
+        if inner is not None:
+            inner.pre_shutdown()  # each connection closes after the request it is in
+            deadline = asyncio.get_running_loop().time() + drain
+            while inner.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)  # aiohttp tells nobody when a connection is done
+        await self._runner.cleanup()
+        self._servers.clear()
+
+
+def _port(sockets: Sequence[Any]) -> int:
+    return int(sockets[0].getsockname()[1])
+
+
+def _cannot_listen(listener: Listener, error: OSError) -> RbeeError:
+    where = f"{listener.host}:{listener.port}"
+    if error.errno == 98 or "in use" in str(error):
+        return RbeeError(f"Cannot listen on {where}: the port is taken.", code="address_in_use")
+    return RbeeError(f"Cannot listen on {where}: {error.strerror or error}.", code="cannot_listen")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that was free a moment ago."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.bind((host, 0))
+        return int(s.getsockname()[1])
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it can be had, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Runs `main(stop)` to its end. SIGTERM and SIGINT set `stop`; a second one ends the process at once."""
+    loop = new_loop()
+    asyncio.set_event_loop(loop)
+    stop = asyncio.Event()
+
+    def asked(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        log.info("stopping: %s", signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked, number)
+    try:
+        loop.run_until_complete(main(stop))
+        left = [t for t in asyncio.all_tasks(loop) if not t.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()

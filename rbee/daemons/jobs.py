@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Jobs: an operation that runs at once, tells what it does, and ends with a result, an error or a cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from rbee.contracts import codec
+from rbee.contracts.jobs import ENDED, Job, JobAccepted, JobError, JobPage
+from rbee.contracts.narration import DONE
+from rbee.contracts.operations import OperationType, parse_operation
+from rbee.core.errors import Conflict, InvalidRequest, NotFound, RbeeError, Unavailable
+from rbee.core.redact import Redactor
+from rbee.daemons import sse
+from rbee.daemons.app import Route
+from rbee.daemons.logs import current_job
+from rbee.daemons.middleware import json_response
+from rbee.daemons.narrate import JobContext, now
+
+__all__ = ["Handler", "JobContext", "JobRunner", "JobStore"]
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[JobContext, Any], Awaitable[Any]]
+MAX_RUNNING = 1_000
+CANCEL_WAIT = 10.0
+STATES = ("queued", "running", "completed", "failed", "cancelled")
+
+
+class JobStore(Protocol):
+    """Where jobs and their events stay. Writes are kept in order and never block; reads see all writes before."""
+
+    async def open(self) -> None: ...
+
+    def put(self, job: Job) -> None: ...
+
+    def append(self, job_id: str, seq: int, event: bytes) -> None: ...
+
+    async def get(self, job_id: str) -> Job | None: ...
+
+    async def page(self, state: str | None, limit: int, cursor: str | None) -> JobPage: ...
+
+    async def events(self, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]: ...
+
+    async def interrupt_running(self, error: JobError) -> int: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclasses.dataclass(slots=True)
+class _Live:
+    """A job that has not ended yet."""
+
+    job: Job
+    feed: sse.Feed
+    task: asyncio.Task[None] | None = None
+    cancelled: bool = False
+
+
+class JobRunner:
+    """Runs jobs of one daemon. Owned by its event loop; other threads only narrate."""
+
+    def __init__(
+        self, store: JobStore, handlers: Mapping[str, Handler], actor: str, secrets: Iterable[str] = ()
+    ) -> None:
+        self._store = store
+        self._handlers = dict(handlers)
+        self._actor = actor
+        self._redactor = Redactor(secrets)
+        self._live: dict[str, _Live] = {}
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Opens the store; jobs that a dead process left running become failed, code `interrupted`."""
+        await self._store.open()
+        error = JobError(error="The daemon ended while the job ran.", code="interrupted", timestamp=now())
+        if found := await self._store.interrupt_running(error):
+            log.warning("%d jobs of an earlier run were interrupted", found)
+
+    async def stop(self) -> None:
+        """Ends running jobs (failed, code `interrupted`) and their streams, then closes the store."""
+        self._stopping = True
+        tasks = [x.task for x in self._live.values() if x.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_WAIT)
+        for live in list(self._live.values()):
+            self._end(live, "failed", error=_error("The daemon is stopping.", "interrupted"))
+        await self._store.close()
+
+    @property
+    def running(self) -> int:
+        return len(self._live)
+
+    async def submit(self, optype: OperationType, request: Any) -> Job:
+        """Starts the operation as a job and answers at once. Raises RbeeError `not_served`, Unavailable."""
+        handler = self._handlers.get(optype.name)
+        if handler is None:
+            raise RbeeError(f"This daemon does not serve {optype.name}.", code="not_served")
+        if self._stopping:
+            raise Unavailable("The daemon is stopping.", code="stopping")
+        if len(self._live) >= MAX_RUNNING:
+            raise Unavailable(f"{MAX_RUNNING} jobs are running already.", code="too_many_jobs", retry_after=5)
+        job = Job(
+            job_id=f"job-{uuid.uuid4()}",
+            operation=optype.name,
+            state="queued",
+            created_at=now(),
+            request=self._redactor.value(codec.plain(request)),
+        )
+        live = _Live(job, sse.Feed())
+        self._live[job.job_id] = live
+        self._store.put(job)
+        live.task = asyncio.get_running_loop().create_task(self._run(live, handler, request), name=job.job_id)
+        return job
+
+    async def _run(self, live: _Live, handler: Handler, request: Any) -> None:
+        job_id = live.job.job_id
+        current_job.set(job_id)
+        self._update(live, state="running", started_at=now())
+        context = JobContext(
+            job_id,
+            actor=self._actor,
+            redactor=self._redactor,
+            sink=lambda event: self._tell(live, event),
+            loop=asyncio.get_running_loop(),
+        )
+        try:
+            result = codec.plain(await handler(context, request))
+            context.narrate("result", f"{live.job.operation} done.", verbatim=True, result=result)
+            self._end(live, "completed", result=result)
+        except asyncio.CancelledError:
+            if live.cancelled:
+                self._end(live, "cancelled")
+            else:
+                self._end(live, "failed", error=_error("The job was interrupted.", "interrupted"))
+        except RbeeError as e:
+            self._end(live, "failed", error=_error(self._redactor.text(str(e)), e.code))
+        except Exception as e:
+            log.exception("%s failed", live.job.operation)
+            text = self._redactor.text(f"{type(e).__name__}: {e}")
+            self._end(live, "failed", error=_error(text, "internal"))
+
+    def _tell(self, live: _Live, event: dict[str, Any]) -> None:
+        if live.feed.ended:
+            return
+        data = codec.encode(event)
+        self._store.append(live.job.job_id, live.feed.append(data), data)
+
+    def _update(self, live: _Live, **changes: Any) -> None:
+        live.job = dataclasses.replace(live.job, **changes)
+        self._store.put(live.job)
+
+    def _end(self, live: _Live, state: str, *, result: Any = None, error: JobError | None = None) -> None:
+        if live.feed.ended:
+            return
+        self._update(live, state=state, ended_at=now(), result=result, error=error)
+        live.feed.end(tail(live.job))
+        self._live.pop(live.job.job_id, None)
+
+    async def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        live = self._live.get(job_id)
+        job = live.job if live is not None else await self._store.get(job_id)
+        if job is None:
+            raise NotFound(f"There is no job {job_id!r}.", code="job_not_found")
+        return job
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancels and waits (bounded) until the handler is out. Raises NotFound, or Conflict when it has ended."""
+        live = self._live.get(job_id)
+        if live is None or live.task is None:
+            job = await self.get(job_id)
+            raise Conflict(f"The job has already ended: {job.state}.", code="job_ended")
+        live.cancelled = True
+        live.task.cancel()
+        await asyncio.wait({live.task}, timeout=CANCEL_WAIT)
+        return live.job
+
+    # The wire.
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("POST", "/v1/jobs", self._post),
+            Route("GET", "/v1/jobs", self._list),
+            Route("GET", "/v1/jobs/{job_id}", self._get),
+            Route("DELETE", "/v1/jobs/{job_id}", self._delete),
+            Route("GET", "/v1/jobs/{job_id}/stream", self._stream),
+        ]
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        optype, asked = parse_operation(await request.read())
+        job = await self.submit(optype, asked)
+        accepted = JobAccepted(job_id=job.job_id, sse_url=f"/v1/jobs/{job.job_id}/stream")
+        return json_response(accepted, 202, {"Location": f"/v1/jobs/{job.job_id}"})
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        state, limit = query.get("state"), query.get("limit", "50")
+        if state is not None and state not in STATES:
+            raise InvalidRequest(f"There is no state {state!r}.", mend=f"States: {', '.join(STATES)}.")
+        if not limit.isdigit() or not 1 <= int(limit) <= 1000:
+            raise InvalidRequest("`limit` must be a number from 1 to 1000.")
+        return json_response(await self._store.page(state, int(limit), query.get("cursor")))
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        return json_response(await self.get(request.match_info["job_id"]))
+
+    async def _delete(self, request: web.Request) -> web.StreamResponse:
+        return json_response(await self.cancel(request.match_info["job_id"]))
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        job_id, after = request.match_info["job_id"], sse.last_event_id(request)
+        live = self._live.get(job_id)
+        if live is not None:
+            return await sse.serve(request, live.feed, after)
+        job = await self.get(job_id)
+        response = await sse.open_stream(request)
+        while events := await self._store.events(job_id, after, sse.BATCH):
+            await response.write(b"".join(sse.frame(data, seq) for seq, data in events))
+            after = events[-1][0]
+        await response.write(tail(job))
+        await response.write_eof()
+        return response
+
+
+def tail(job: Job) -> bytes:
+    """The last frames of an ended job's stream: its error or its cancel, then `[DONE]`."""
+    if job.state not in ENDED:
+        return b""
+    if job.error is not None:
+        return sse.frame(codec.encode(job.error)) + DONE
+    if job.state == "cancelled":
+        said = {
+            "event": "cancelled",
+            "action": "cancelled",
+            "message": "The job was cancelled.",
+            "timestamp": job.ended_at,
+            "job_id": job.job_id,
+        }
+        return sse.frame(codec.encode(said)) + DONE
+    return DONE
+
+
+def _error(message: str, code: str) -> JobError:
+    return JobError(error=message, code=code, timestamp=now())

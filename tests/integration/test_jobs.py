@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Jobs over a real server: made, read, streamed by many, resumed, cancelled, kept across a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from rbee.adapters.store import SqliteJobStore
+from rbee.contracts.operations.fleet import QueenCheckResponse
+from rbee.core.errors import NotFound
+from rbee.daemons.access import Listener
+from rbee.daemons.app import Server, build
+from rbee.daemons.jobs import Handler, JobContext, JobRunner
+
+SECRET = "very-secret-fleet-token"
+
+
+class Bench:
+    def __init__(self, runner: JobRunner, url: str, http: aiohttp.ClientSession) -> None:
+        self.runner, self.url, self.http = runner, url, http
+
+    async def submit(self, name: str = "QueenCheck", **fields: Any) -> str:
+        async with self.http.post(f"{self.url}/v1/jobs", json={"operation": {name: fields}}) as answer:
+            assert answer.status == 202, await answer.text()
+            said = await answer.json()
+            assert said["sse_url"] == f"/v1/jobs/{said['job_id']}/stream"
+            return str(said["job_id"])
+
+    async def stream(self, job_id: str, after: int | None = None) -> str:
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
+        async with self.http.get(f"{self.url}/v1/jobs/{job_id}/stream", headers=headers) as answer:
+            assert answer.status == 200
+            assert answer.content_type == "text/event-stream"
+            return await answer.text()
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        async with self.http.get(f"{self.url}/v1/jobs/{job_id}") as answer:
+            assert answer.status == 200
+            found: dict[str, Any] = await answer.json()
+            return found
+
+
+@contextlib.asynccontextmanager
+async def bench(path: Path, handler: Handler, **store: int) -> AsyncIterator[Bench]:
+    runner = JobRunner(SqliteJobStore(path, **store), {"QueenCheck": handler}, "test", secrets=[SECRET])
+    await runner.start()
+    server = Server(build(runner.routes()), [Listener("127.0.0.1", 0)])
+    await server.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            yield Bench(runner, server.urls[0], http)
+    finally:
+        await runner.stop()
+        await server.stop(drain=1)
+
+
+def frames(text: str) -> list[tuple[int | None, Any]]:
+    """The id and data of each frame."""
+    found: list[tuple[int | None, Any]] = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if "data" in lines:
+            data = lines["data"]
+            found.append((int(lines["id"]) if "id" in lines else None, data if data == "[DONE]" else json.loads(data)))
+    return found
+
+
+async def three(context: JobContext, request: object) -> QueenCheckResponse:
+    for i in range(3):
+        context.narrate("queen_check_step", f"Step {i} of {SECRET}", step=i)
+    return QueenCheckResponse(message="ok")
+
+
+async def forever(context: JobContext, request: object) -> None:
+    context.narrate("queen_check_start", "Started.")
+    await asyncio.Event().wait()
+
+
+async def test_a_job_tells_all_it_did_to_whoever_comes_late(tmp_path: Path) -> None:
+    async with bench(tmp_path / "a.db", three) as b:
+        job_id = await b.submit()
+        text = await b.stream(job_id)
+        told = frames(text)
+        assert [i for i, _ in told] == [1, 2, 3, 4, None]
+        assert [x["event"] for _, x in told[:-1]] == ["queen_check_step"] * 3 + ["result"]
+        assert told[-1] == (None, "[DONE]")
+        assert told[0][1]["step"] == 0
+        assert told[0][1]["action"] == "queen_check_step"
+        assert told[0][1]["actor"] == "test"
+        assert told[0][1]["job_id"] == job_id
+        assert SECRET not in text
+        assert told[3][1]["result"] == {"message": "ok"}
+        job = await b.job(job_id)
+        assert (job["state"], job["result"], job["error"]) == ("completed", {"message": "ok"}, None)
+        assert job["created_at"] <= job["started_at"] <= job["ended_at"]
+        assert await b.stream(job_id) == text
+
+
+async def test_many_readers_see_the_same_and_each_can_resume(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def handler(context: JobContext, request: object) -> QueenCheckResponse:
+        context.narrate("first", "one")
+        await go.wait()
+        thread = threading.Thread(target=lambda: context.narrate("from_thread", "two"))
+        thread.start()
+        await asyncio.to_thread(thread.join)
+        return QueenCheckResponse(message="ok")
+
+    async with bench(tmp_path / "a.db", handler) as b:
+        job_id = await b.submit()
+        readers = [asyncio.create_task(b.stream(job_id, after)) for after in (None, None, 1)]
+        await asyncio.sleep(0.05)
+        go.set()
+        texts = await asyncio.gather(*readers)
+        assert texts[0] == texts[1]
+        assert [x["event"] for _, x in frames(texts[0])[:-1]] == ["first", "from_thread", "result"]
+        assert [i for i, _ in frames(texts[2])] == [2, 3, None]
+
+
+async def test_cancel_reaches_the_handler_and_a_second_one_is_refused(tmp_path: Path) -> None:
+    async with bench(tmp_path / "a.db", forever) as b:
+        job_id = await b.submit()
+        reader = asyncio.create_task(b.stream(job_id))
+        async with b.http.delete(f"{b.url}/v1/jobs/{job_id}") as answer:
+            assert answer.status == 200
+            assert (await answer.json())["state"] == "cancelled"
+        told = frames(await reader)
+        assert told[-2][1]["event"] == "cancelled"
+        assert told[-1][1] == "[DONE]"
+        async with b.http.delete(f"{b.url}/v1/jobs/{job_id}") as answer:
+            assert answer.status == 409
+            assert (await answer.json())["error"]["code"] == "job_ended"
+
+
+async def test_errors_end_a_job_with_their_code(tmp_path: Path) -> None:
+    async def refuse(context: JobContext, request: object) -> None:
+        raise NotFound(f"No such model, says {SECRET}.", code="model_not_found", mend="Look again.")
+
+    async with bench(tmp_path / "a.db", refuse) as b:
+        job_id = await b.submit()
+        told = frames(await b.stream(job_id))
+        assert told[0][0] is None
+        assert told[0][1]["code"] == "model_not_found"
+        assert told[0][1]["error"] == "No such model, says [redacted]. Look again."
+        assert told[1][1] == "[DONE]"
+        assert (await b.job(job_id))["state"] == "failed"
+
+
+async def test_what_breaks_unforeseen_is_internal(tmp_path: Path) -> None:
+    async def burst(context: JobContext, request: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    async with bench(tmp_path / "a.db", burst) as b:
+        job_id = await b.submit()
+        await b.stream(job_id)
+        assert (await b.job(job_id))["error"]["code"] == "internal"
+
+
+async def test_jobs_outlive_the_daemon_and_running_ones_are_interrupted(tmp_path: Path) -> None:
+    async with bench(tmp_path / "a.db", three) as b:
+        done = await b.submit()
+        text = await b.stream(done)
+    async with bench(tmp_path / "a.db", forever) as b:
+        assert await b.stream(done) == text
+        stopped = await b.submit()
+        reader = asyncio.create_task(b.stream(stopped))
+        await asyncio.sleep(0.05)
+        await b.runner.stop()
+        assert frames(await reader)[-2][1]["code"] == "interrupted"
+    async with bench(tmp_path / "a.db", three) as b:
+        assert (await b.job(stopped))["error"]["code"] == "interrupted"
+
+
+async def test_a_dead_daemons_running_job_is_found_interrupted(tmp_path: Path) -> None:
+    from rbee.contracts.jobs import Job
+
+    store = SqliteJobStore(tmp_path / "a.db")
+    await store.open()
+    store.put(Job(job_id="job-1", operation="QueenCheck", state="running", created_at="2026-01-01T00:00:00Z"))
+    await store.close()
+    async with bench(tmp_path / "a.db", three) as b:
+        job = await b.job("job-1")
+        assert (job["state"], job["error"]["code"]) == ("failed", "interrupted")
+        assert job["ended_at"]
+
+
+async def test_the_list_is_paged_newest_first_and_bounded(tmp_path: Path) -> None:
+    async with bench(tmp_path / "a.db", three, jobs_kept=5) as b:
+        made = []
+        for _ in range(8):
+            made.append(await b.submit())
+            await b.stream(made[-1])
+        seen: list[str] = []
+        cursor = ""
+        while True:
+            async with b.http.get(f"{b.url}/v1/jobs?limit=2&state=completed{cursor}") as answer:
+                page = await answer.json()
+            seen += [j["job_id"] for j in page["jobs"]]
+            if page["cursor"] is None:
+                break
+            cursor = f"&cursor={page['cursor']}"
+        assert seen == made[::-1][: len(seen)]
+        assert 5 <= len(seen) <= 6
+        async with b.http.get(f"{b.url}/v1/jobs?state=failed") as answer:
+            assert (await answer.json())["jobs"] == []
+        for query in ("state=odd", "limit=0", "limit=x", "cursor=x"):
+            async with b.http.get(f"{b.url}/v1/jobs?{query}") as answer:
+                assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"nonsense", 400, "invalid_request"),
+        (b'{"operation": {"QueenChek": {}}}', 400, "invalid_request"),
+        (b'{"operation": {"Status": {}}}', 501, "not_served"),
+    ],
+)
+async def test_bad_operations_are_refused(tmp_path: Path, body: bytes, status: int, code: str) -> None:
+    async with bench(tmp_path / "a.db", three) as b:
+        async with b.http.post(f"{b.url}/v1/jobs", data=body) as answer:
+            assert answer.status == status
+            assert (await answer.json())["error"]["code"] == code
+        async with b.http.get(f"{b.url}/v1/jobs/job-none/stream") as answer:
+            assert answer.status == 404
+        async with b.http.put(f"{b.url}/v1/jobs") as answer:
+            assert answer.status == 405
+            assert answer.headers["Allow"] == "POST, GET"
+
+
+async def test_a_reader_that_stops_reading_holds_up_nobody(tmp_path: Path) -> None:
+    count = 3_000
+    go = asyncio.Event()
+
+    async def talk(context: JobContext, request: object) -> QueenCheckResponse:
+        await go.wait()
+        for i in range(count):
+            context.narrate("step", "x" * 2_000, step=i)
+            if i % 50 == 0:
+                await asyncio.sleep(0)
+        return QueenCheckResponse(message="ok")
+
+    async with bench(tmp_path / "a.db", talk) as b:
+        job_id = await b.submit()
+        port = int(b.url.rsplit(":", 1)[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")  # and no more
+        go.set()
+        told = frames(await b.stream(job_id))
+        assert [x["step"] for _, x in told if x != "[DONE]" and x["event"] == "step"] == list(range(count))
+        writer.close()
