@@ -59,10 +59,7 @@ def survey(
     machine that cannot be seen: it is Unknown. `told` is called with each hive's name as it has been looked at.
     """
     before = machines.queen_config()
-    if before is not None and before.fleet != spec.fleet:
-        before_of_us = None
-    else:
-        before_of_us = before
+    before_of_us = before if before is not None and before.fleet == spec.fleet else None
     dropped = {
         k.hive_id: HiveSpec(name=k.hive_id, ssh=k.ssh, labels=dict(k.labels))
         for k in (before_of_us.hives if before_of_us else ())

@@ -77,4 +77,7 @@ class ModelDownload:
     model_id: Annotated[str | None, Doc("Id to keep it under; default: made from the source.")] = None
     revision: Annotated[str | None, Doc("Branch, tag or commit (Hugging Face).")] = None
     sha256: Annotated[str | None, Doc("Digest it must have.", pattern=r"^[0-9a-f]{64}$")] = None
+    declared_source: Annotated[
+        str | None, Doc("Source to record instead of `model`, when apply pushed the file here.")
+    ] = None
     mark: Annotated[Mark | None, Doc("The fleet that owns it.")] = None
