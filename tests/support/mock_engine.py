@@ -12,6 +12,7 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import httptools
@@ -58,6 +59,12 @@ _decode = msgspec.json.Decoder(_Request).decode
 _PLAIN = json.dumps({"id": "cmpl-mock", "object": "chat.completion", "choices": [{"message": {"content": "hello"}}]})
 
 
+def plain_body() -> bytes:
+    """The body of the plain answer when the script says nothing of it."""
+    return _PLAIN.encode()
+
+
+@lru_cache(maxsize=8192)
 def event(index: int, text: str = "tok") -> bytes:
     """The SSE frame of token `index`."""
     choice = {"index": 0, "delta": {"content": f"{text}{index} "}}
