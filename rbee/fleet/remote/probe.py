@@ -148,7 +148,8 @@ def alive(record: dict[str, Any]) -> bool:
         begun, then = started(int(record["pid"])), float(record["start_time"])
     except (KeyError, TypeError, ValueError):
         return False
-    return begun is not None and (then == begun[0] or abs(then - begun[1]) < 3)
+    # rbee writes ticks; where there is no /proc, hundredths of a second.
+    return begun is not None and (then == begun[0] or abs(then / 100 - begun[1]) < 3)
 
 
 def metadata(place: Path) -> list[dict[str, Any]]:
