@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -41,9 +43,9 @@ class Needs:
 class EngineProvider:
     """An engine: how it is installed, started, known to be ready, and what it serves.
 
-    `command` is an argv list; `{python}`, `{launcher}`, `{model}`, `{port}`, `{context_length}`, `{parallel}`,
-    `{batch_size}`, `{threads}`, `{device_index}` are filled in, and an item whose value is unset is left out
-    together with the flag before it.
+    `command` is an argv list; `{python}`, `{launcher}`, `{model}`, `{alias}` (the model's name for clients), `{port}`,
+    `{context_length}`, `{parallel}`, `{batch_size}`, `{threads}`, `{device_index}` are filled in, and an item whose
+    value is unset is left out together with the flag before it.
     """
 
     kind: Literal["engine"]
@@ -80,3 +82,27 @@ class EngineProvider:
 def binary_id(provider: EngineProvider, platform: str) -> str:
     """Id of an engine installed on a platform: `llama-cpp-2026.10.11549-linux-x86_64`."""
     return f"{provider.name}-{provider.version}-{platform}"
+
+
+PLACEHOLDERS = frozenset(
+    {"python", "launcher", "model", "alias", "port", "context_length", "parallel", "batch_size", "threads"}
+    | {"device_index"}
+)
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+def fill_command(command: tuple[str, ...], values: Mapping[str, object]) -> tuple[str, ...]:
+    """The argv of an engine: placeholders filled from `values`.
+
+    An item that names a value which is None is left out, and the item before it too when that is a flag (`--x`).
+    Raises KeyError for a placeholder that `values` doesn't have.
+    """
+    argv: list[str] = []
+    for item in command:
+        found = [values[name] for name in _PLACEHOLDER.findall(item)]
+        if any(value is None for value in found):
+            if argv and argv[-1].startswith("--") and "=" not in argv[-1]:
+                argv.pop()
+            continue
+        argv.append(_PLACEHOLDER.sub(lambda m: str(values[m.group(1)]), item))
+    return tuple(argv)

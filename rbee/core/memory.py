@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a model will need in memory, from its header alone: plan decides by it before anything is downloaded or run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Context and slots of a worker that says neither: enough for a chat, small enough for a small machine.
+DEFAULT_CONTEXT = 4096
+DEFAULT_PARALLEL = 2
+#: Prompt tokens that llama.cpp reads in one step (see the launcher): its buffers grow with it.
+DEFAULT_BATCH = 64
+
+#: Measured: the interpreter, llama.cpp's libraries and its HTTP server, without a model.
+_PROCESS = 28 * 10**6
+#: Bytes for each entry of the vocabulary (text, score, two hash tables).
+_VOCABULARY_ENTRY = 250
+#: Keys and values are kept as 16-bit floats.
+_KV_BYTES = 2
+#: Activations are 32-bit floats.
+_ACTIVATION_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """The numbers of a model that its memory depends on. `tensor_bytes` is the size of its weights."""
+
+    tensor_bytes: int
+    layers: int
+    embedding: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    #: Width of one head's keys, and of its values.
+    key_length: int
+    value_length: int
+    vocabulary: int
+    context_length: int
+
+
+def context_for(trained: int | None, wanted: int | None) -> int:
+    """Tokens of context that each slot gets: what was asked for (else `DEFAULT_CONTEXT`), never more than trained."""
+    asked = wanted or DEFAULT_CONTEXT
+    return min(asked, trained) if trained else asked
+
+
+def kv_bytes(shape: ModelShape, context: int, parallel: int) -> int:
+    """Bytes of the keys and values of `parallel` slots of `context` tokens each."""
+    width = shape.kv_heads * (shape.key_length + shape.value_length)
+    return shape.layers * context * parallel * width * _KV_BYTES
+
+
+def llama_cpp_bytes(shape: ModelShape, *, context: int, parallel: int, batch: int = DEFAULT_BATCH) -> int:
+    """Resident bytes of llama.cpp on a CPU once every page of the model has been touched.
+
+    `28 MB + tensors + layers*ctx*2*kv_heads*head_dim*2 B + 4*n_ubatch*(3*FF + 4*D) B + 250 B*vocab`, where ctx is
+    of all slots together. Measured within 10% on llama models of 1.3 MB and 529 MB at contexts of 512 to 32,768
+    (design page "Engines"); other architectures are unmeasured. The cache of old prompts is off (the launcher).
+    """
+    activations = _ACTIVATION_BYTES * batch * (3 * shape.feed_forward + 4 * shape.embedding)
+    vocabulary = _VOCABULARY_ENTRY * shape.vocabulary
+    return _PROCESS + shape.tensor_bytes + kv_bytes(shape, context, parallel) + activations + vocabulary
