@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where models come from: one port, a module for each kind of source, one way to fetch bytes."""
+
+from rbee.adapters.sources.base import Located, Source, default_id, safe_filename
+from rbee.adapters.sources.fetch import Fetched, fetch
+from rbee.adapters.sources.huggingface import HuggingFace
+from rbee.adapters.sources.local import Builtin, LocalFile, place
+from rbee.adapters.sources.url import Url
+
+__all__ = [
+    "Builtin",
+    "Fetched",
+    "HuggingFace",
+    "LocalFile",
+    "Located",
+    "Source",
+    "Url",
+    "default_id",
+    "fetch",
+    "place",
+    "safe_filename",
+]

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The port of model sources: text in rbee.yaml to something that can be fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from rbee.core.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """What a source points to: either a `url` to download or a `path` on this machine.
+
+    `size` and `sha256` are what the source itself says of the file, when it does. `headers` may hold a secret:
+    they go to the URL's own host only.
+    """
+
+    filename: str
+    url: str | None = None
+    path: Path | None = None
+    size: int | None = None
+    sha256: str | None = None
+    commit: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Source(Protocol):
+    """One kind of source."""
+
+    @property
+    def name(self) -> str:
+        """For people: `Hugging Face`."""
+        ...
+
+    def supports(self, source: str) -> bool:
+        """Whether the text is of this kind; decides by its beginning alone."""
+        ...
+
+    async def locate(self, source: str, revision: str | None) -> Located:
+        """Find the file. Raises RbeeError whose code tells missing, gated, private and unreachable apart."""
+        ...
+
+
+def safe_filename(name: str) -> str:
+    """A file name that is one harmless path component; `model.gguf` for one that has nothing to keep."""
+    last = PurePosixPath(name.replace("\\", "/")).name
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip(".-")[-150:]
+    # The catalog's own files live in the same folder.
+    return "model.gguf" if safe in ("", "metadata.json") or safe.endswith((".part", ".part.json")) else safe
+
+
+def default_id(source: str) -> str:
+    """The id a model gets when none is given: its file's name without `.gguf`; of a builtin, its name."""
+    path = unquote(urlsplit(source).path) if "://" in source else source.split(":", 1)[-1]
+    name = PurePosixPath(path).name.removesuffix(".gguf")
+    if not name:
+        raise InvalidRequest(f"No name can be made from source {source!r}.", mend="Give a model id.")
+    return name
