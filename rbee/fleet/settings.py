@@ -93,7 +93,8 @@ def queen_config(
     token_file: str,
     release: str,
 ) -> QueenConfig:
-    """Settings of the queen. What is known of a hive that cannot be seen now stays as it was (`before`)."""
+    """Settings of the queen. What is known of a hive that cannot be seen now stays as it was (`before`), and so
+    does a hive that the file dropped, until `hive.unregister` has cleaned it up."""
     kept = {h.hive_id: h for h in before.hives} if before else {}
     hives: list[KnownHive] = []
     listens: set[str] = set()
@@ -112,6 +113,7 @@ def queen_config(
         elif hive.name in kept:
             hives.append(kept[hive.name])
             unseen = True
+    hives.extend(known for name, known in kept.items() if name not in spec.hives)
     if unseen and before:
         listens.update(before.fleet_listen)
     if not is_loopback(split_address(spec.queen.listen)[0]):
