@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from rbee.core.problems import Problem, Where
 
-Scalar = Union[str, int, float, bool, None]
+Scalar = str | int | float | bool | None
 #: Keys and indexes from the top: `("hives", "workstation", "ssh", "port")`.
-Path = tuple[Union[str, int], ...]
+Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,15 +64,15 @@ def interpolate(text: str, environment: Mapping[str, str]) -> tuple[str, list[Ba
             return "${"
         variable = _VARIABLE.fullmatch(found[1])
         if not found[2]:
-            bad.append(_bad(found, "is not closed", "Write ${env.NAME}; for a plain `${`, write `$${`."))
+            bad.append(_bad(found, "is not closed.", "Write ${env.NAME}; for a plain `${`, write `$${`."))
         elif variable is None:
             word = re.sub(r"[^A-Za-z0-9_]", "", found[1].removeprefix("env"))
             name = word if re.match(r"[A-Za-z_]", word) else "NAME"
-            bad.append(_bad(found, "is not known", f"Write ${{env.{name}}}; for a plain `${{`, write `$${{`."))
+            bad.append(_bad(found, "is not known.", f"Write ${{env.{name}}}; for a plain `${{`, write `$${{`."))
         elif variable[1] not in environment:
             near = did_you_mean(variable[1], list(environment))
             mend = f"Set it: export {variable[1]}=..." + (f" {near}" if near.startswith("Did") else "")
-            bad.append(_bad(found, "is not set in the environment", mend))
+            bad.append(_bad(found, "is not set in the environment.", mend))
         else:
             return environment[variable[1]]
         return found[0]
