@@ -115,8 +115,10 @@ class SshShell:
         except (paramiko.SSHException, OSError, EOFError) as e:
             raise Unreachable(f"{self.name}: {e or 'the SSH connection was lost'}.") from None
         try:
+            feeder = _Feeder(channel, data, deadline)
             channel.exec_command(shlex.join(argv))
-            self._feed(channel, data, deadline)
+            channel.settimeout(_LAG)
+            feeder.start()
             out = self._drain(channel, channel.recv, deadline)
             err = self._drain(channel, channel.recv_stderr, deadline)
             deadline.wait(channel.status_event.wait)
@@ -130,34 +132,17 @@ class SshShell:
         finally:
             with contextlib.suppress(Exception):
                 channel.close()
+        feeder.finish()
         if rc == -1 and not transport.is_active():
             raise Unreachable(f"{self.name}: the SSH connection was lost while a command ran.")
         return Completed(rc, out, err)
-
-    @staticmethod
-    def _feed(channel: paramiko.Channel, data: Iterator[bytes], deadline: _Deadline) -> None:
-        for chunk in data:
-            sent = 0
-            while sent < len(chunk):
-                channel.settimeout(deadline.step())
-                try:
-                    sent += channel.send(chunk[sent : sent + _PACKET])
-                    deadline.moved()
-                except TimeoutError:
-                    raise
-                except OSError:
-                    return  # The command ended without reading it all: its status and words say why.
-                if channel.exit_status_ready():
-                    return
-        with contextlib.suppress(OSError):
-            channel.shutdown_write()
 
     @staticmethod
     def _drain(channel: paramiko.Channel, recv: Callable[[int], bytes], deadline: _Deadline) -> bytes:
         """All of a stream. A child left behind that keeps it open does not hold us up."""
         got = bytearray()
         while True:
-            channel.settimeout(min(_LAG, deadline.step()))
+            channel.settimeout(min(_LAG, deadline.step()))  # the feeder's too: it goes on after one
             try:
                 chunk = recv(_CHUNK)
             except TimeoutError:
@@ -171,6 +156,48 @@ class SshShell:
             got += chunk
 
 
+class _Feeder(threading.Thread):
+    """Gives a command its input while its output is read: a command may answer before it has read it all."""
+
+    def __init__(self, channel: paramiko.Channel, data: Iterator[bytes], deadline: _Deadline) -> None:
+        super().__init__(daemon=True)
+        self._channel, self._data, self._deadline = channel, data, deadline
+        self._failed: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            for chunk in self._data:
+                if not self._give(chunk):
+                    return
+            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+                self._channel.shutdown_write()
+        except Exception as e:  # a local file could not be read; the command must not wait for the rest of it
+            self._failed = e
+            self._channel.close()
+
+    def _give(self, chunk: bytes) -> bool:
+        """False when the command ended without reading it all: its status and words then say why."""
+        sent = 0
+        while sent < len(chunk):
+            if self._channel.exit_status_ready():
+                return False
+            try:
+                sent += self._channel.send(chunk[sent : sent + _PACKET])
+                self._deadline.moved()
+            except TimeoutError:
+                if self._deadline.over:
+                    return False
+            except (OSError, EOFError, paramiko.SSHException):
+                return False
+        return True
+
+    def finish(self) -> None:
+        """Raises what went wrong here."""
+        self.join(_LAG)
+        if self._failed is not None:
+            raise self._failed
+
+
 class _Deadline:
     """A command's time: so many seconds in all, or (None) `SILENCE` seconds since something moved."""
 
@@ -182,6 +209,10 @@ class _Deadline:
     def moved(self) -> None:
         if self._seconds is None:
             self._end = time.monotonic() + SILENCE
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self._end
 
     def step(self) -> float:
         """Seconds that are left. Raises TimeoutError when none are."""
