@@ -12,6 +12,7 @@ from typing import Any
 from rbee.core import spec
 from rbee.core.document import Path
 from rbee.core.problems import did_you_mean
+from rbee.core.redact import is_telling
 
 _KINDS = {
     "string": "a text",
@@ -31,7 +32,6 @@ _PATTERNS: dict[str, tuple[str, tuple[str, ...]]] = {
     r"^[0-9]{1,5}-[0-9]{1,5}$": ("Ports are FIRST-LAST, such as 9300-9999.", ()),
     r"^[0-9a-f]{64}$": ("A SHA-256 is 64 digits of 0-9 and a-f; `sha256sum FILE` prints it.", ()),
 }
-_SECRET = re.compile(r"(^|[_-])(token|tokens|password|passwd|passphrase|secret|api[_-]?key|private[_-]?key)$", re.I)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +44,6 @@ class Told:
 def matches(pattern: str, text: str) -> bool:
     """Whether JSON Schema's pattern matches: its `$` is the very end."""
     return re.search(re.sub(r"\$$", r"\\Z", pattern), text) is not None
-
-
-def is_secret(key: str) -> bool:
-    """Whether a key's name says that its value is a secret."""
-    return _SECRET.search(key) is not None
 
 
 def label(path: Path) -> str:
@@ -89,7 +84,7 @@ def unknown_key(
     """For a key that is not there: the near one, or where a key of that name belongs."""
     of = f"`{label(path)}`" if path else "the file"
     summary = f"Unknown key {name!r} in {of}."
-    if is_secret(name):
+    if is_telling(name):
         detail = "A secret is never written in this file: it would be copied, committed and shown."
         mend = "Put it in a file that only you can read (chmod 600)"
         key = next((k for k in known if k.endswith("_file")), "")
