@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`rbee`: plan, apply and ask. Control only: one command, one answer; no REPL, no chat."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+import rbee
+
+#: Command -> module:object. Imported when used, so that `rbee --help` and completion stay quick.
+COMMANDS = {
+    "init": "rbee.cli.init_cmd:command",
+    "validate": "rbee.cli.validate_cmd:command",
+    "plan": "rbee.cli.plan_cmd:plan",
+    "apply": "rbee.cli.apply_cmd:apply",
+    "status": "rbee.cli.status_cmd:status",
+    "infer": "rbee.cli.infer_cmd:infer",
+    "destroy": "rbee.cli.apply_cmd:destroy",
+    "schema": "rbee.cli.schema_cmd:command",
+    "completion": "rbee.cli.completion_cmd:completion",
+}
+#: Families of operations that are commands of their own (`rbee worker list`), made from their declarations.
+FAMILIES = ("worker", "model", "device", "hive", "queen")
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *FAMILIES]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in FAMILIES:
+            from rbee.cli.operation_cmds import family
+
+            return family(cmd_name)
+        where = COMMANDS.get(cmd_name)
+        if where is None:
+            return None
+        module, _, name = where.partition(":")
+        found = getattr(importlib.import_module(module), name)
+        assert isinstance(found, click.Command)
+        return found
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(rbee.__version__, prog_name="rbee")
+def main() -> None:
+    """Your own AI service from the machines you own.
+
+    Write rbee.yaml (`rbee init` begins one), look at `rbee plan`, then `rbee apply`. Every OpenAI client then
+    talks to http://127.0.0.1:7833/v1.
+    """

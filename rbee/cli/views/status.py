@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fleet's state for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rbee.contracts.operations.fleet import StatusResponse, WorkerSummary
+
+_COLOUR = {"online": "green", "ready": "green", "busy": "green", "starting": "yellow", "stopping": "yellow"}
+
+
+def well(found: StatusResponse) -> bool:
+    """Whether every hive is online and every worker is routable or on its way."""
+    return all(h.status == "online" for h in found.hives) and all(
+        w.routable or w.worker.status in ("starting", "stopping") for w in found.workers
+    )
+
+
+def render(found: StatusResponse) -> Iterator[RenderableType]:
+    """Queen, hives, workers; then the reasons of whatever is not well."""
+    head = f"Fleet {found.fleet}: queen {found.version}, up {_duration(found.uptime_seconds)}, "
+    yield Text(head + f"{found.requests_total} requests ({found.requests_active} now)", style="bold")
+    hives = _table("HIVE", "STATUS", "URL", "DEVICES", "MODELS")
+    for hive in found.hives:
+        devices = ", ".join(d.id for d in hive.devices)
+        hives.add_row(hive.hive_id, _state(hive.status), hive.url, devices, ", ".join(hive.models))
+    workers = _table("WORKER", "STATUS", "MODEL", "HIVE", "DEVICE", "ENGINE", "BUSY", "REQUESTS", "TOKENS/S")
+    for summary in found.workers:
+        workers.add_row(*_worker(summary))
+    yield hives
+    yield workers
+    for name, models in sorted(found.aliases.items()):
+        yield Text(f"alias {name} -> {', '.join(models)}", style="dim")
+    for hive in found.hives:
+        if hive.error and hive.status != "online":
+            yield Text(f"hive {hive.hive_id}: {hive.error}", style="red")
+    for summary in found.workers:
+        reason = summary.worker.reason or summary.reason
+        if reason and not summary.routable:
+            yield Text(f"worker {summary.worker.worker_id}: {reason}", style="red")
+
+
+def _worker(summary: WorkerSummary) -> tuple[RenderableType, ...]:
+    w = summary.worker
+    speed = f"{w.avg_tokens_per_sec:.1f}" if w.avg_tokens_per_sec else "-"
+    state = w.status if summary.routable or w.status not in ("ready", "busy") else "unreachable"
+    return (
+        w.worker_id, _state(state), w.model, w.hive_id, w.device, w.engine, f"{w.slots_busy}/{w.slots}",
+        str(w.requests_handled), speed,
+    )  # fmt: skip
+
+
+def _state(word: str) -> Text:
+    return Text(word, style=_COLOUR.get(word, "red"))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    return f"{days}d{h}h" if days else f"{h}h{m:02}m" if h else f"{m}m{s:02}s" if m else f"{s}s"
