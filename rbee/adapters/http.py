@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from rbee.adapters.secrets import Token
 from rbee.contracts import defaults
-from rbee.core.errors import RbeeError, Unauthorized, Unreachable
+from rbee.core.errors import NotFound, RbeeError, Unauthorized, Unreachable
 from rbee.fleet.ports import Shell
 
 #: What a lost or refused connection raises, from the socket, from SSH, or from the HTTP client.
@@ -110,4 +110,4 @@ class Daemon:
                 f"{self.name} at {self.url} does not take this fleet's token: {message}",
                 mend="Run `rbee apply`: it gives every machine the fleet's token.",
             )
-        return RbeeError(message, code=str(code))
+        return (NotFound if status == 404 else RbeeError)(message, code=str(code))
