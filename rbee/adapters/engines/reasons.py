@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an engine's own words say about why it ended, for a person. Pure."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+
+#: The line that tells most, first; group 1 is the reason. llama.cpp says the same thing at several depths.
+_TELLING = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"error loading model: (?!llama_model_loader: failed to load model)(.+)",
+        r"gguf_init_from_\w+: (.+)",
+        r"(?:failed to allocate|unable to allocate|out of memory)(.*)",
+        r"(couldn't bind .+)",
+        r"GGML_ASSERT\((.+)",
+        r"^\S*Error: (.+)",
+    )
+)
+#: llama.cpp's prefix: a time, and the level.
+_PREFIX = re.compile(r"^[\d.]+ [A-Z] (?:\w+\s+)?")
+
+
+def reason_in(lines: Sequence[str]) -> str:
+    """The most telling of an engine's last lines, without its prefix; empty when there is none."""
+    for pattern in _TELLING:
+        for line in lines:
+            if found := pattern.search(line):
+                return (found.group(1) if found.group(1).strip() else found.group(0)).strip().rstrip(".")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return _PREFIX.sub("", last).strip().rstrip(".")
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status as `subprocess` gives it, in words: negative for a signal."""
+    if status >= 0:
+        return f"exit status {status}"
+    if -status == signal.SIGILL:
+        return "SIGILL: this CPU lacks an instruction that the engine was built for"
+    if -status == signal.SIGKILL:
+        return "SIGKILL: killed from outside, or by the kernel for want of memory"
+    return signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Asking the engine and reading what it says, for the answers that do not pass through unread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from aiohttp import web
+
+from rbee.adapters.splice import Answer, DiedMidAnswer, Splice, SseEvent, UpstreamError
+from rbee.adapters.splice.client import ClientTap
+from rbee.contracts import defaults, openai
+from rbee.core.errors import Unavailable
+from rbee.daemons.worker.process import Engine
+from rbee.daemons.worker.words import EngineError, engine_error, is_chatter
+
+DONE = b"[DONE]"
+
+
+def engine_died(error: UpstreamError | str) -> Unavailable:
+    """The answer for a request whose engine went away before the client had a byte."""
+    return Unavailable(f"The engine stopped before it could answer ({error}).", code="engine_died", retry_after=2)
+
+
+class _Leaving:
+    """Cancels the handler's task when the client's connection is lost (aiohttp does not by itself)."""
+
+    def __init__(self, task: asyncio.Task[Any] | None) -> None:
+        self._task = task
+
+    def client_gone(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause(self) -> None:
+        """aiohttp's writer waits by itself."""
+
+    resume = pause
+
+
+@contextmanager
+def noticing(request: web.BaseRequest) -> Iterator[None]:
+    """While inside, a client that leaves cancels this handler at once, and with it whatever it asked the engine."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client left")
+    tap = ClientTap.of(transport)
+    tap.relay = _Leaving(asyncio.current_task())  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        tap.relay = None
+
+
+@asynccontextmanager
+async def opened(splice: Splice, engine: Engine, target: str, body: bytes) -> AsyncIterator[Answer]:
+    """The engine's answer. Raises EngineError (it refused) and Unavailable (it died first)."""
+    try:
+        answer = await splice.open(
+            engine.upstream,
+            target=target,
+            body=body,
+            headers=(*engine.headers, ("Content-Type", "application/json")),
+            connect_timeout=defaults.CONNECT_TIMEOUT,
+        )
+    except UpstreamError as e:
+        raise engine_died(e) from None
+    async with answer:
+        if answer.status != 200:
+            try:
+                said = await answer.read(4 * 2**20)
+            except DiedMidAnswer as e:
+                raise engine_died(e) from None
+            raise engine_error(answer.status, said)
+        yield answer
+
+
+async def events(answer: Answer) -> AsyncIterator[SseEvent]:
+    """The events that are for the client, `[DONE]` not among them.
+
+    Raises DiedMidAnswer, and EngineError for an error that comes as an event.
+    """
+    async for event in answer.events():
+        if not event.data or is_chatter(event.data):
+            continue
+        if event.data == DONE:
+            return
+        if event.data.startswith(b'{"error":'):
+            raise engine_error(_status(event.data), event.data)
+        yield event
+
+
+def _status(data: bytes) -> int:
+    """The HTTP status that an error event would have been."""
+    error = json.loads(data).get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code <= 599 else 500
+
+
+def before_first_byte(error: DiedMidAnswer | EngineError) -> Exception:
+    """What to raise while the client has no byte of an answer."""
+    return engine_died(error) if isinstance(error, DiedMidAnswer) else error
+
+
+def last_frame(error: DiedMidAnswer | EngineError) -> bytes:
+    """The frame that ends a stream badly."""
+    if isinstance(error, EngineError):
+        return b"data: " + error.body + b"\n\n"
+    return openai.sse_error_frame("The engine stopped before the answer was whole.", code="engine_died")

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The OpenAI face: checks what the engine would let pass, always asks it for a stream, and relays or folds that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from rbee.adapters.splice import DiedMidAnswer, Splice, SseEvent, UpstreamError
+from rbee.contracts import codec, defaults, openai
+from rbee.contracts.configs import WorkerConfig
+from rbee.core.errors import Unavailable
+from rbee.daemons.app import Route
+from rbee.daemons.worker.asking import before_first_byte, engine_died, events, last_frame, noticing, opened
+from rbee.daemons.worker.bodies import KINDS, Asked, Kind, read, with_fields
+from rbee.daemons.worker.fold import Fold
+from rbee.daemons.worker.relay import relay_stream
+from rbee.daemons.worker.state import WorkerState
+from rbee.daemons.worker.supervisor import Supervisor
+from rbee.daemons.worker.words import EngineError, counts_of, engine_error, renamed
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_CHUNK = {"chat": "chat.completion.chunk", "completion": "text_completion"}
+#: Of a client's headers, those that mean something to an engine.
+_PASSED = frozenset({b"content-type", b"accept", b"anthropic-version", b"anthropic-beta"})
+_SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+
+
+class OpenAiFace:
+    """Serves the provider's OpenAI paths. Every answer names the model as the client did."""
+
+    def __init__(self, config: WorkerConfig, state: WorkerState, supervisor: Supervisor, splice: Splice) -> None:
+        self._provider = config.provider
+        self._served = config.model
+        self._state = state
+        self._supervisor = supervisor
+        self._splice = splice
+
+    def routes(self) -> list[Route]:
+        """One for each path that the engine serves."""
+        return [
+            Route("POST", path, self._known(KINDS[path]) if path in KINDS else self.pass_on)
+            for path in self._provider.paths
+        ]
+
+    def _known(self, kind: Kind) -> _Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                return await self._handle(request, kind)
+            except EngineError as e:
+                self._state.errors += e.status >= 500
+                return web.Response(body=e.body, status=e.status, content_type="application/json")
+            except Unavailable:
+                self._state.errors += 1
+                raise
+
+        return handle
+
+    async def _handle(self, request: web.Request, kind: Kind) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            asked = read(kind, body)
+        except openai.BadBody as e:
+            return web.Response(body=e.body(), status=400, content_type="application/json")
+        self._supervisor.serving()
+        with self._state.request():
+            sent = self.engine_body(body, asked)
+            if not asked.stream:
+                return await self._folded(request, asked, sent)
+            if asked.choices == 1 and asked.model == self._served and request.version >= (1, 1):
+                return await self._relayed(request, sent)
+            return await self._rewritten(request, asked, sent)
+
+    def engine_body(self, body: bytes, asked: Asked) -> bytes:
+        """The body as the engine gets it: the provider's overrides, and a stream whatever the client asked for."""
+        fields: dict[str, bytes] = {name: text.encode() for name, text in self._provider.overrides.items()}
+        if not asked.stream:
+            if self._provider.always_stream:
+                fields["stream"] = b"true"
+            fields["stream_options"] = b'{"include_usage":true}'
+        return with_fields(body, fields) if fields else body
+
+    async def _relayed(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        engine = self._supervisor.serving()
+        try:
+            relay, response = await relay_stream(
+                request, self._splice, engine.upstream,
+                target=request.path, body=body, headers=engine.headers, connect_timeout=defaults.CONNECT_TIMEOUT,
+            )  # fmt: skip
+        except UpstreamError as e:
+            raise engine_died(e) from None
+        if relay.end == "client_gone":
+            self._state.cancelled += 1
+            return response
+        if not relay.opened:
+            if relay.end != "completed":
+                raise engine_died(relay.reason)
+            raise engine_error(relay.status, bytes(relay.held))
+        if relay.end != "completed":
+            self._state.errors += 1
+        counts = relay.counts()
+        self._state.count(counts.prompt_tokens, counts.tokens, counts.seconds)
+        return response
+
+    async def _folded(self, request: web.Request, asked: Asked, body: bytes) -> web.StreamResponse:
+        fold = Fold(asked.kind, asked.model)
+        with noticing(request):
+            async with opened(self._splice, self._supervisor.serving(), request.path, body) as answer:
+                try:
+                    async for event in events(answer):
+                        fold.add(json.loads(event.data))
+                except DiedMidAnswer as e:
+                    raise engine_died(e) from None
+        counts = counts_of(fold.timings, fold.usage)
+        self._state.count(counts.prompt_tokens, counts.tokens, counts.seconds)
+        return web.Response(body=codec.encode(fold.result()), content_type="application/json")
+
+    async def _rewritten(self, request: web.Request, asked: Asked, body: bytes) -> web.StreamResponse:
+        """For what needs a look at each event: another name for the model, several answers, HTTP/1.0."""
+        served, name = (json.dumps(m, ensure_ascii=False).encode() for m in (self._served, asked.model))
+        fold = Fold(asked.kind, asked.model)
+        response = web.StreamResponse(headers=_SSE)
+        with noticing(request):
+            async with opened(self._splice, self._supervisor.serving(), request.path, body) as answer:
+                try:
+                    async for event in events(answer):
+                        if _counts(event) and fold.add_counts(json.loads(event.data)) and asked.choices > 1:
+                            continue  # one usage event for all answers follows
+                        await self._write(request, response, renamed(event.raw, served, name))
+                except (DiedMidAnswer, EngineError) as e:
+                    if not response.prepared:
+                        raise before_first_byte(e) from None
+                    self._state.errors += 1
+                    await response.write(last_frame(e))
+                    return response
+            if asked.choices > 1 and asked.usage and fold.usage:
+                last = {**fold.result(), "object": _CHUNK[asked.kind], "choices": []}
+                await self._write(request, response, b"data: " + codec.encode(last) + b"\n\n")
+            await self._write(request, response, b"data: [DONE]\n\n")
+        counts = counts_of(fold.timings, fold.usage)
+        self._state.count(counts.prompt_tokens, counts.tokens, counts.seconds)
+        return response
+
+    async def _write(self, request: web.Request, response: web.StreamResponse, frame: bytes) -> None:
+        if not response.prepared:
+            await response.prepare(request)
+        await response.write(frame)
+
+    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+        """Paths that the engine serves and we know nothing of: bytes both ways."""
+        engine = self._supervisor.serving()
+        body = await request.read()
+        with self._state.request():
+            try:
+                return await self._splice.forward(
+                    request, upstream=engine.upstream, body=body, headers=engine.headers,
+                    client_headers=[h for h in request.raw_headers if h[0].lower() in _PASSED],
+                )  # fmt: skip
+            except UpstreamError as e:
+                self._state.errors += 1
+                raise engine_died(e) from None
+
+
+def _counts(event: SseEvent) -> bool:
+    return b'"usage":{' in event.data or b'"timings":{' in event.data

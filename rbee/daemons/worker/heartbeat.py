@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The worker's heartbeat, straight to the queen: at every change (a few a second at most) and every interval.
+
+It never blocks serving and outlives any absence of the queen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from urllib.parse import urljoin
+
+import aiohttp
+
+from rbee.adapters.secrets import Token
+from rbee.contracts import codec, defaults
+from rbee.daemons.worker.state import WorkerState
+
+log = logging.getLogger(__name__)
+
+#: At most one heartbeat in this many seconds; what changes meanwhile goes into the next.
+SHORTEST = 0.25
+
+
+class Heartbeat:
+    """Tells the queen at `queen_url`; one kept connection. `start` once, `stop` once."""
+
+    def __init__(self, queen_url: str, token: Token | None, state: WorkerState, interval: float) -> None:
+        self._url = urljoin(queen_url.rstrip("/") + "/", "v1/worker-heartbeat")
+        self._headers = {"Content-Type": "application/json", **(token.header if token is not None else {})}
+        self._state = state
+        self._interval = interval
+        self._news = asyncio.Event()
+        self._session: aiohttp.ClientSession | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._reached: bool | None = None
+
+    def start(self) -> None:
+        """Begins; the first heartbeat goes out at once."""
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=defaults.HEARTBEAT_TIMEOUT), trust_env=False
+        )
+        self._state.listen(self._news.set)
+        self._task = asyncio.create_task(self._run())
+
+    async def say_now(self) -> None:
+        """One heartbeat, waited for at most a second: the last one, when stopping."""
+        try:
+            await asyncio.wait_for(self._send(), 1.0)
+        except (asyncio.TimeoutError, TimeoutError):
+            pass
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._session is not None:
+            await self._session.close()
+
+    async def _run(self) -> None:
+        backoff = defaults.BACKOFF_FIRST
+        while True:
+            self._news.clear()
+            if await self._send():
+                backoff = defaults.BACKOFF_FIRST
+                await asyncio.sleep(SHORTEST)
+                try:
+                    await asyncio.wait_for(self._news.wait(), self._interval)
+                except (asyncio.TimeoutError, TimeoutError):
+                    pass
+            else:
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, defaults.BACKOFF_MAX)
+
+    async def _send(self) -> bool:
+        """Whether the queen took it. Says only what changed in the log, not every try."""
+        assert self._session is not None
+        try:
+            async with self._session.post(
+                self._url, data=codec.encode(self._state.heartbeat()), headers=self._headers
+            ) as answer:
+                await answer.read()
+                taken, why = answer.status < 300, f"it answered {answer.status}"
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as e:
+            taken, why = False, str(e) or type(e).__name__
+        if taken is not self._reached:
+            self._reached = taken
+            log.log(logging.INFO if taken else logging.WARNING, "queen: %s", "reached" if taken else why)
+        return taken
