@@ -92,46 +92,34 @@ class Exchange:
     an answer that never began; when it ends well is the subclass's choice.
     """
 
-    __slots__ = (
-        "_begun",
-        "_complete",
-        "_feed",
-        "_finished",
-        "_keep_alive",
-        "_loop",
-        "_parser",
-        "_pending",
-        "_until_close",
-        "connection",
-        "head",
-        "method",
-        "received",
-        "status",
-        "waiter",
-    )
+    # The state of an answer that has not begun, in the class: one is made for every request.
+    connection: UpstreamConnection | None = None
+    #: Of the answer, 0 until its head is complete.
+    status = 0
+    #: As the upstream sent it.
+    head = b""
+    #: Bytes of the answer so far, the head included.
+    received = 0
+    _pending = b""
+    _begun = 0
+    _complete = False
+    _keep_alive = False
+    _until_close = False
+    _finished = False
+    _parser: httptools.HttpResponseParser | None
 
     def __init__(self, method: str, loop: asyncio.AbstractEventLoop) -> None:
         self.method = method
         self._loop = loop
-        self.connection: UpstreamConnection | None = None
-        self.restart()
+        self.waiter: asyncio.Future[None] = loop.create_future()
+        self._parser = parser = httptools.HttpResponseParser(self)
+        self._feed = parser.feed_data
 
     def restart(self) -> None:
-        """Makes ready for an answer (again, after one that never began)."""
-        self.waiter: asyncio.Future[None] = self._loop.create_future()
-        #: Of the answer, 0 until its head is complete.
-        self.status = 0
-        #: As the upstream sent it.
-        self.head = b""
-        #: Bytes of the answer so far, the head included.
-        self.received = 0
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        """Makes ready for an answer again, after one that never began."""
+        self.waiter = self._loop.create_future()
+        self._parser = httptools.HttpResponseParser(self)
         self._feed = self._parser.feed_data
-        self._pending = b""
-        self._begun = 0
-        self._complete = False
-        self._keep_alive = False
-        self._until_close = False
         self._finished = False
 
     @property
@@ -250,6 +238,7 @@ class Exchange:
             error = (kind or DiedBeforeFirstByte)(f"{where}: {reason}")
             if not self.waiter.done():
                 self.waiter.set_exception(error)
+                self.waiter.exception()  # asked for, so that nothing is logged when nobody waits any more
             return
         self.ended(UpstreamError(f"{where}: {reason}"))
 

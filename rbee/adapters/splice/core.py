@@ -72,57 +72,48 @@ class Splice:
             headers=headers,
             body_length=None if not body and method in _BODYLESS else len(body),
         )
-        extra = [heads.header_line(name, value) for name, value in extra_headers]
         transport = request.transport
-        started = self._clock()
+        clock = self._clock
+        started = clock()
         if transport is None or transport.is_closing():
-            return self._left(started)
+            return _left(clock() - started)
         tap = ClientTap.of(transport)
         if tap.paused:
             await request.writer.drain()
-        first_byte: list[float] = []
-
-        def heard(status: int, head: bytes) -> Iterable[Header] | None:
-            first_byte.append(self._clock() - started)
-            request.writer.output_size += len(head)  # aiohttp must not answer on top of it
-            return on_head(status, head) if on_head is not None else None
-
         old_client = request.version < _HTTP_1_1
         loop = asyncio.get_running_loop()
-        relay = (DecodingRelay if old_client else Relay)(
+        tap.relay = relay = (DecodingRelay if old_client else Relay)(
             method,
             loop,
             transport,
-            extra=extra,
-            closing=old_client or not request.keep_alive,
-            on_head=heard,
-            stall_timeout=stall_timeout,
+            [heads.header_line(name, value) for name, value in extra_headers],
+            old_client or not request.keep_alive,
+            on_head,
+            stall_timeout,
+            clock,
         )
-        tap.relay = relay
-        timer = None if total_timeout is None else loop.call_later(total_timeout, relay.out_of_time)
+        timers = []
+        if first_byte_timeout is not None:
+            timers.append(loop.call_later(first_byte_timeout, relay.late))
+        if total_timeout is not None:
+            timers.append(loop.call_later(total_timeout, relay.out_of_time))
         try:
-            await self.pool.send(
-                upstream,
-                relay,
-                payload + body if body else payload,
-                connect_timeout=connect_timeout,
-                first_byte_timeout=first_byte_timeout,
-            )
+            await self.pool.send(upstream, relay, payload + body if body else payload, connect_timeout)
         except BaseException:
             relay.client_gone()
-            if first_byte:
+            if relay.status:
                 transport.abort()
             raise
         finally:
             tap.relay = None
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
         outcome = Outcome(
             status=relay.status or 499,
             end=relay.end,
             bytes=relay.received,
-            seconds=self._clock() - started,
-            first_byte_seconds=first_byte[0] if first_byte else None,
+            seconds=clock() - started,
+            first_byte_seconds=None if relay.first_byte is None else relay.first_byte - started,
             reason=relay.reason,
         )
         return SentResponse(outcome, keep_alive=not relay.closing)
@@ -153,18 +144,17 @@ class Splice:
             headers=headers,
             body_length=None if not body and method in _BODYLESS else len(body),
         )
-        answer = Answer(method, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        answer = Answer(method, loop)
+        timer = None if first_byte_timeout is None else loop.call_later(first_byte_timeout, answer.late)
         try:
-            await self.pool.send(
-                upstream,
-                answer,
-                payload + body if body else payload,
-                connect_timeout=connect_timeout,
-                first_byte_timeout=first_byte_timeout,
-            )
+            await self.pool.send(upstream, answer, payload + body if body else payload, connect_timeout)
         except BaseException:
             answer.cancel()
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         return answer
 
     def drop(self, upstream: Upstream) -> None:
@@ -176,7 +166,7 @@ class Splice:
         self.pool.close()
         await asyncio.sleep(0)
 
-    def _left(self, started: float) -> SentResponse:
-        seconds = self._clock() - started
-        gone = Outcome(status=499, end="client_gone", bytes=0, seconds=seconds, first_byte_seconds=None)
-        return SentResponse(gone, keep_alive=False)
+
+def _left(seconds: float) -> SentResponse:
+    gone = Outcome(status=499, end="client_gone", bytes=0, seconds=seconds, first_byte_seconds=None)
+    return SentResponse(gone, keep_alive=False)

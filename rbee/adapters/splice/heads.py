@@ -45,25 +45,48 @@ _ENCODED = re.compile(rb"\r\ncontent-encoding[ \t]*:[ \t]*(?!identity\b)", re.IG
 _LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:", re.IGNORECASE)
 
 
-def header_line(name: bytes | str, value: bytes | str) -> bytes:
-    """`Name: value` and CRLF. Raises ValueError when either could start a line of its own."""
-    raw_name = name.encode("latin-1") if isinstance(name, str) else name
-    raw_value = value.encode("latin-1") if isinstance(value, str) else value
-    if not _NAME.match(raw_name):
-        raise ValueError(f"not a header name: {raw_name!r}")
-    if b"\n" in raw_value or b"\r" in raw_value or b"\0" in raw_value:
-        raise ValueError(f"the value of header {raw_name.decode()} holds a line break or a NUL")
-    return b"%b: %b\r\n" % (raw_name, raw_value)
+#: A header line of ours: its text with CRLF, and how its name begins a line in a head in lower case.
+Line: TypeAlias = "tuple[bytes, bytes]"
+
+
+@lru_cache(maxsize=1024)
+def _name(name: bytes | str) -> tuple[bytes, bytes]:
+    raw = name.encode("latin-1", "replace") if isinstance(name, str) else name
+    if not _NAME.match(raw):
+        raise ValueError(f"not a header name: {raw!r}")
+    return raw + b": ", b"\r\n" + raw.lower() + b":"
+
+
+def header_line(name: bytes | str, value: bytes | str) -> Line:
+    """`Name: value`. Raises ValueError when either could start a line of its own."""
+    prefix, mark = _name(name)
+    raw = value.encode("latin-1") if isinstance(value, str) else value
+    if raw.isalnum():
+        return prefix + raw + b"\r\n", mark
+    if b"\n" in raw or b"\r" in raw or b"\0" in raw:
+        raise ValueError(f"the value of header {prefix[:-2].decode()} holds a line break or a NUL")
+    return prefix + raw + b"\r\n", mark
 
 
 @lru_cache(maxsize=4096)
 def _host_line(host: str, port: int) -> bytes:
-    return header_line("Host", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return header_line("Host", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")[0]
 
 
-def _nominated(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+@lru_cache(maxsize=1024)
+def _request_line(method: str, target: str) -> bytes:
+    if not _TARGET.match(target):
+        raise ValueError(f"not a request target: {target!r}")
+    if not _NAME.match(method.encode("latin-1", "replace")):
+        raise ValueError(f"not a method: {method!r}")
+    return f"{method} {target} HTTP/1.1\r\n".encode("ascii")
+
+
+def _nominated(headers: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """The names that a `Connection` header declares to be about this connection only."""
     values = [value for name, value in headers if name.lower() == b"connection"]
+    if values in ([b"keep-alive"], [b"close"]):
+        return frozenset()
     return frozenset(token.strip().lower() for value in values for token in value.split(b","))
 
 
@@ -84,25 +107,16 @@ def request_head(
     written as given and replace the client's of the same name. Raises ValueError for a target, a name
     or a value that would break out of its line.
     """
-    if not _TARGET.match(target):
-        raise ValueError(f"not a request target: {target!r}")
-    if not _NAME.match(method.encode("latin-1", "replace")):
-        raise ValueError(f"not a method: {method!r}")
-    lines = [f"{method} {target} HTTP/1.1\r\n".encode("ascii"), _host_line(host, port)]
-    drop = _NOT_FORWARDED
+    drop: frozenset[bytes] | set[bytes] = _NOT_FORWARDED
+    names = [name.lower() for name, _ in client_headers]
+    if b"connection" in names:
+        drop = drop | _nominated(client_headers)
     own = [header_line(name, value) for name, value in headers]
     if own:
-        drop = drop | {line[: line.index(b":")].lower() for line in own}
-    nominated: frozenset[bytes] | None = None
-    for name, value in client_headers:
-        lower = name.lower()
-        if lower == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            nominated = _nominated(client_headers)
-        if lower not in drop:
-            lines.append(b"%b: %b\r\n" % (name, value))
-    if nominated:
-        lines = [*lines[:2], *(x for x in lines[2:] if x[: x.index(b":")].lower() not in nominated)]
-    lines += own
+        drop = drop | {mark[2:-1] for _, mark in own}
+    lines = [_request_line(method, target), _host_line(host, port)]
+    lines += [b"%b: %b\r\n" % pair for pair, name in zip(client_headers, names, strict=True) if name not in drop]
+    lines += [text for text, _ in own]
     if body_length is not None:
         lines.append(b"Content-Length: %d\r\n" % body_length)
     lines.append(b"\r\n")
@@ -113,7 +127,7 @@ def request_head(
     return head
 
 
-def answer_head(head: bytes, extra: list[bytes], *, close: bool, decoded: bool = False) -> bytes:
+def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: bool = False) -> bytes:
     """An upstream's head as the client gets it: `extra` lines put in once, hop-by-hop lines out.
 
     A line of `extra` replaces the upstream's lines of that name. `close` tells the client that the
@@ -124,15 +138,14 @@ def answer_head(head: bytes, extra: list[bytes], *, close: bool, decoded: bool =
         head = _ANSWER_HOP.sub(b"", head)
     if decoded:
         head = _TRANSFER_ENCODING.sub(b"", head)
-    for line in extra:
-        name = line[: line.index(b":")].lower()
-        if b"\r\n" + name in lower:
-            head = re.sub(rb"\r\n" + re.escape(name) + rb"[ \t]*:[^\r\n]*", b"", head, flags=re.IGNORECASE)
+    for _, mark in extra:
+        if mark in lower:
+            head = re.sub(re.escape(mark) + rb"[^\r\n]*", b"", head, flags=re.IGNORECASE)
     if not head.startswith(b"HTTP/1.1 "):
         head = b"HTTP/1.1 " + head[head.index(b" ") + 1 :]
     first = head.index(b"\r\n") + 2
     closing = b"Connection: close\r\n" if close else b""
-    return b"".join((head[:first], *extra, closing, head[first:]))
+    return b"".join((head[:first], *[line for line, _ in extra], closing, head[first:]))
 
 
 def is_chunked(head: bytes) -> bool:

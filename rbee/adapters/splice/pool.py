@@ -86,43 +86,26 @@ class Pool:
             raise ConnectRefused(f"{upstream.host}:{upstream.port}: {error}", error.errno) from error
         return connection
 
-    async def send(
-        self,
-        upstream: Upstream,
-        exchange: Exchange,
-        request: bytes,
-        *,
-        connect_timeout: float | None,
-        first_byte_timeout: float | None,
-    ) -> None:
+    async def send(self, upstream: Upstream, exchange: Exchange, request: bytes, connect_timeout: float | None) -> None:
         """Sends `request` and waits for the exchange's `waiter`.
 
         A kept connection may have been closed while the request was on its way: when it ends before the
         first byte, the request goes out once more on a fresh connection and nobody hears of it.
         Raises ConnectRefused, ConnectTimeout, FirstByteTimeout, DiedBeforeFirstByte.
         """
-        connection = self.take(upstream) or await self.connect(upstream, connect_timeout)
-        try:
-            await self._send(connection, exchange, request, first_byte_timeout)
-        except DiedBeforeFirstByte:
-            if not (connection.used and exchange.untouched):
-                raise
+        connection = self.take(upstream)
+        if connection is not None:
+            connection.send(exchange, request)
+            try:
+                await exchange.waiter
+                return
+            except DiedBeforeFirstByte:
+                if not exchange.untouched:
+                    raise
             exchange.restart()
-            connection = await self.connect(upstream, connect_timeout)
-            await self._send(connection, exchange, request, first_byte_timeout)
-
-    async def _send(
-        self, connection: UpstreamConnection, exchange: Exchange, request: bytes, first_byte_timeout: float | None
-    ) -> None:
-        if exchange.waiter.done():  # the client left while we connected
+        connection = await self.connect(upstream, connect_timeout)
+        if exchange.waiter.done():  # the client left, or the time was over, while we connected
             self.release(connection)
-            return
-        connection.send(exchange, request)
-        timer = None
-        if first_byte_timeout is not None:
-            timer = asyncio.get_running_loop().call_later(first_byte_timeout, exchange.late)
-        try:
-            await exchange.waiter
-        finally:
-            if timer is not None:
-                timer.cancel()
+        else:
+            connection.send(exchange, request)
+        await exchange.waiter

@@ -45,15 +45,14 @@ class SseEvent(msgspec.Struct, frozen=True):
 class Answer(Exchange):
     """An answer being read. Use it as an async context manager: leaving closes what isn't finished at once."""
 
-    __slots__ = ("_error", "_over", "_pieces", "_queued", "_wake")
+    _queued = 0
+    _over = False
+    _error: UpstreamError | None = None
+    _wake: asyncio.Future[None] | None = None
 
-    def restart(self) -> None:
-        super().restart()
+    def __init__(self, method: str, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(method, loop)
         self._pieces: deque[bytes] = deque()
-        self._queued = 0
-        self._over = False
-        self._error: UpstreamError | None = None
-        self._wake: asyncio.Future[None] | None = None
 
     @property
     def headers(self) -> list[tuple[str, str]]:

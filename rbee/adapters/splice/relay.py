@@ -14,7 +14,7 @@ from . import heads
 from .client import End
 from .connection import Exchange
 from .errors import UpstreamError
-from .heads import Header
+from .heads import Header, Line
 
 #: Called once with the status and the upstream's head, before anything is written; may add headers.
 OnHead = Callable[[int, bytes], "Iterable[Header] | None"]
@@ -26,38 +26,41 @@ _MAX_FILL = 64 * 1024
 class Relay(Exchange):
     """Answers go to the client as the upstream framed them: one parse and one write for each segment."""
 
-    __slots__ = ("_last", "_on_head", "_stall", "_transport", "_watch", "_write", "closing", "end", "extra", "reason")
-
     #: Whether the body is written bare (see `DecodingRelay`).
     decoded = False
+    end: End = "completed"
+    #: What the upstream did, when it died.
+    reason = ""
+    #: When the head of the answer was there, on `clock`.
+    first_byte: float | None = None
+    _last = b""
+    _watch: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
         method: str,
         loop: asyncio.AbstractEventLoop,
         transport: asyncio.Transport,
-        *,
-        extra: list[bytes],
+        extra: list[Line],
         closing: bool,
         on_head: OnHead | None,
         stall_timeout: float | None,
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(method, loop)
         self._transport = transport
         self._write = transport.write
-        self._on_head = on_head
-        self._stall = stall_timeout
-        self._watch: asyncio.TimerHandle | None = None
-        self._last = b""
-        self.extra = extra
+        self._extra = extra
         #: Whether the client's connection ends with this answer.
         self.closing = closing
-        self.end: End = "completed"
-        self.reason = ""
+        self._on_head = on_head
+        self._stall = stall_timeout
+        self._clock = clock
 
     def answered(self, rest: bytes) -> None:
+        self.first_byte = self._clock()
         self.closing = self.closing or self._until_close
-        extra = self.extra
+        extra = self._extra
         if self._on_head is not None:
             try:
                 more = self._on_head(self.status, self.head) or ()
@@ -170,15 +173,11 @@ class Relay(Exchange):
 class DecodingRelay(Relay):
     """For clients of HTTP/1.0, which know no chunks: the body is written bare and ends with the connection."""
 
-    __slots__ = ("_bare",)
     decoded = True
-
-    def restart(self) -> None:
-        super().restart()
-        self._bare: list[bytes] = []
+    _bare: tuple[bytes, ...] = ()
 
     def on_body(self, data: bytes) -> None:
-        self._bare.append(data)
+        self._bare += (data,)
 
     def answered(self, rest: bytes) -> None:
         super().answered(self._take())
@@ -187,6 +186,5 @@ class DecodingRelay(Relay):
         super().body(self._take())
 
     def _take(self) -> bytes:
-        bare = b"".join(self._bare)
-        self._bare.clear()
+        bare, self._bare = b"".join(self._bare), ()
         return bare

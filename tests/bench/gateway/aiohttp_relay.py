@@ -15,18 +15,24 @@ from aiohttp import web
 _SESSION: web.AppKey[aiohttp.ClientSession] = web.AppKey("session", aiohttp.ClientSession)
 
 
+_HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
+_NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "authorization", "cookie", "expect"}
+_NOT_RETURNED = _HOP_BY_HOP | {"date", "server"}
+
+
 def build(engine_port: int) -> web.Application:
     """The app: every POST goes to the engine and comes back as it is read."""
     base = f"http://127.0.0.1:{engine_port}"
 
     async def relay(request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_FORWARDED}
         async with request.app[_SESSION].post(base + request.path_qs, data=body, headers=headers) as upstream:
             response = web.StreamResponse(status=upstream.status)
-            for name in ("Content-Type", "Content-Length"):
-                if name in upstream.headers:
-                    response.headers[name] = upstream.headers[name]
+            for name, value in upstream.headers.items():
+                if name.lower() not in _NOT_RETURNED:
+                    response.headers[name] = value
+            response.headers["X-Request-Id"] = response.headers["X-Rbee-Worker"] = "bench"
             await response.prepare(request)
             async for piece in upstream.content.iter_any():
                 await response.write(piece)
