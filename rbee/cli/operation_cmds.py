@@ -19,6 +19,8 @@ from rbee.core.doc import Doc
 from rbee.core.errors import InvalidRequest
 
 _SCALARS: dict[type, Any] = {str: click.STRING, int: click.INT, float: click.FLOAT, bool: click.BOOL}
+#: Fields that a person never says: apply does (`queen_url` is also the option for the queen herself).
+_NOT_ASKED = frozenset({"queen_url", "declared_source"})
 _HELP = {
     "worker": "Workers: what the queen knows, and processes on a hive.",
     "model": "Models on a hive's disk.",
@@ -76,6 +78,8 @@ def _options(request: type, prefix: str = "") -> list[click.Parameter]:
     out: list[click.Parameter] = []
     for field in dataclasses.fields(request):
         kind, doc = _unwrapped(hints[field.name])
+        if field.name in _NOT_ASKED:
+            continue
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             if field.name == "options":
                 out.extend(_options(kind, f"{field.name}__"))

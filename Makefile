@@ -1,0 +1,81 @@
+# Two commands matter: `make demo` (rbee from nothing to an answer) and `make test` (what CI runs).
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+DEMO := examples/demo/rbee.yaml
+SOURCES := pyproject.toml rbee/__init__.py
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo demo-stop test test-fast lint format lab bench lock packages schemas clean
+help:
+	@echo "make demo       apply an example fleet on this machine and ask it something"
+	@echo "make demo-stop  stop it and remove what it made"
+	@echo "make test       install what tests need, then run all of them (CI runs this)"
+	@echo "make test-fast  the tests that need no engine, no lab: under a minute"
+	@echo "make lint       ruff, mypy, import contracts"
+	@echo "make bench      gateway and apply benchmarks, as ratios"
+	@echo "make lock       resolve and pin the dependencies again"
+
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "rbee needs Python 3.11 or newer on this machine (a hive does with 3.10)."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.python requirements/demo.lock $(SOURCES)
+	@test -f $(VENV)/.dev || $(BIN)/python -m pip install -q --require-hashes -r requirements/demo.lock
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python requirements/dev.lock $(SOURCES)
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	@$(BIN)/rbee apply -f $(DEMO) --auto-approve
+	@$(BIN)/python examples/demo/ask.py
+
+demo-stop: $(VENV)/.demo
+	@$(BIN)/rbee destroy -f $(DEMO) --auto-approve
+
+packages:
+	@sh .ci/packages
+
+test: packages $(VENV)/.dev lint
+	$(BIN)/coverage run -m pytest tests/unit
+	$(BIN)/coverage report
+	$(BIN)/python -m pytest tests/integration tests/features tests/lab --durations=8
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/unit tests/integration -m "not engine and not lab and not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab: packages $(VENV)/.dev
+	$(BIN)/python -m pytest tests/lab
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.bench.gateway
+	$(BIN)/python -m tests.bench.apply
+
+schemas: $(VENV)/.dev
+	$(BIN)/rbee schema --write
+
+# One resolution for all: the hive's lock is a part of the developer's.
+COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url
+lock: $(VENV)/.dev
+	$(COMPILE) --python-version 3.11 --all-extras pyproject.toml -o requirements/dev.lock
+	$(COMPILE) --python-version 3.11 -c requirements/dev.lock --extra controller --extra llama-cpp --extra demo --extra build pyproject.toml -o requirements/demo.lock
+	$(COMPILE) --python-version 3.10 pyproject.toml -o requirements/hive.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
