@@ -9,11 +9,13 @@ class RbeeError(Exception):
 
     code = "error"
 
-    def __init__(self, message: str, *, code: str | None = None, mend: str = "") -> None:
+    def __init__(self, message: str, *, code: str | None = None, mend: str = "", param: str | None = None) -> None:
         super().__init__(message)
         if code is not None:
             self.code = code
         self.mend = mend
+        #: The field of the request that it is about, where there is one.
+        self.param = param
 
     @property
     def message(self) -> str:

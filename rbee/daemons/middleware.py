@@ -68,7 +68,7 @@ def error_response(error: errors.RbeeError, headers: Mapping[str, str] | None = 
         own.setdefault("Retry-After", str(max(1, math.ceil(getattr(error, "retry_after", 1.0)))))
     elif status == 401:
         own["WWW-Authenticate"] = "Bearer"
-    body = error_body(str(error), status, error.code, getattr(error, "param", None))
+    body = error_body(str(error), status, error.code, error.param)
     return web.Response(body=body, status=status, content_type="application/json", headers=own)
 
 

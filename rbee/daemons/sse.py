@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -132,34 +131,28 @@ def last_event_id(request: web.Request) -> int:
 
 
 class Parser:
-    """Bytes of an event stream in, the `data` of each event out. Comments and ids are passed over."""
+    """Bytes of an event stream in, `(id, data)` of each event out. Comments and other fields are passed over."""
 
     __slots__ = ("_pending",)
 
     def __init__(self) -> None:
         self._pending = b""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The data of every event that is complete now."""
-        buffer = (self._pending + data).replace(b"\r\n", b"\n")
-        *events, self._pending = buffer.split(b"\n\n")
-        found = (self._data(event) for event in events)
+    def feed(self, data: bytes) -> list[tuple[int | None, bytes]]:
+        """Every event that is complete now; its id is None when it has none, or no number."""
+        *events, self._pending = (self._pending + data).replace(b"\r\n", b"\n").split(b"\n\n")
+        found = (_event(event) for event in events)
         return [x for x in found if x is not None]
 
-    @staticmethod
-    def _data(event: bytes) -> bytes | None:
-        lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-        return b"\n".join(lines) if lines else None
 
-
-async def read(chunks: Callable[[], Awaitable[bytes]], each: Callable[[bytes], None]) -> bool:
-    """Calls `each` with the data of every event that `chunks()` brings; True when the stream said `[DONE]`."""
-    parser = Parser()
-    while True:
-        data = await chunks()
-        if not data:
-            return False
-        for event in parser.feed(data):
-            if event == b"[DONE]":
-                return True
-            each(event)
+def _event(event: bytes) -> tuple[int | None, bytes] | None:
+    seq: int | None = None
+    lines: list[bytes] = []
+    for line in event.split(b"\n"):
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            lines.append(value)
+        elif name == b"id" and value.isdigit():
+            seq = int(value)
+    return (seq, b"\n".join(lines)) if lines else None

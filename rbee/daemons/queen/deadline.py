@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The caller's deadline: `X-Deadline` (epoch milliseconds) or `X-Request-Timeout` (seconds)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rbee.core.errors import DeadlineExceeded, InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """`ends` on the clock of `arrived`; `header` is an X-Deadline for the worker, where the client gave none."""
+
+    ends: float
+    header: bytes | None
+
+
+def deadline_of(headers: Mapping[str, str], arrived: float, wall: Callable[[], float]) -> Deadline | None:
+    """The earlier of both headers. Raises InvalidRequest for nonsense, DeadlineExceeded when it is over already."""
+    at, within = headers.get("X-Deadline"), headers.get("X-Request-Timeout")
+    if at is None and within is None:
+        return None
+    left = math.inf
+    if at is not None:
+        left = _number("X-Deadline", at) / 1000 - wall()
+    if within is not None:
+        left = min(left, _number("X-Request-Timeout", within))
+    if left <= 0:
+        raise DeadlineExceeded("The request's deadline has passed.")
+    return Deadline(arrived + left, b"%d" % int((wall() + left) * 1000) if at is None else None)
+
+
+def _number(name: str, said: str) -> float:
+    try:
+        value = float(said)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0 or value > 1e14:
+        raise InvalidRequest(f"{name} must be a number, not {said[:40]!r}.", param=name)
+    return value

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A request's way to a worker: peeked at, routed, spliced; sent elsewhere when a worker dies before the first byte."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from rbee.adapters.secrets import Token
+from rbee.adapters.splice import (
+    ConnectRefused,
+    ConnectTimeout,
+    DiedBeforeFirstByte,
+    FirstByteTimeout,
+    SentResponse,
+    Splice,
+    UpstreamError,
+)
+from rbee.contracts import codec, defaults, openai
+from rbee.contracts.openai import BadBody
+from rbee.core.errors import DeadlineExceeded, InvalidRequest, RbeeError, Unavailable
+from rbee.daemons.middleware import error_response
+from rbee.daemons.queen.catalog import Catalog
+from rbee.daemons.queen.deadline import deadline_of
+from rbee.daemons.queen.metrics import Metrics
+from rbee.daemons.queen.probe import Prober
+from rbee.daemons.queen.registry import Registry, Worker
+
+#: How many workers are asked for one request, at most.
+MAX_TRIES = 4
+_LONGEST_ID = 128
+
+
+class Dispatcher:
+    """Serves the OpenAI paths. `clock` gives seconds that never go back."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        catalog: Catalog,
+        prober: Prober,
+        splice: Splice,
+        metrics: Metrics,
+        token: Token | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.registry = registry
+        self.catalog = catalog
+        self.splice = splice
+        self.metrics = metrics
+        self._prober = prober
+        self._clock = clock
+        self.worker_headers = [(b"Authorization", f"Bearer {token.reveal()}".encode())] if token is not None else []
+        self._prefix = f"req-{secrets.token_hex(6)}-"
+        self._ids = itertools.count(1)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Handler of every inference path; errors of ours have OpenAI's body."""
+        arrived = self._clock()
+        said_id = request.headers.get("X-Request-Id")
+        own_id = said_id is None or not said_id.isascii() or not said_id.isprintable() or len(said_id) > _LONGEST_ID
+        request_id = f"{self._prefix}{next(self._ids):x}" if own_id or said_id is None else said_id
+        self.metrics.active += 1
+        try:
+            return await self._serve(request, request_id, own_id, arrived)
+        except RbeeError as error:
+            answer = error_response(error, {"X-Request-Id": request_id})
+            if isinstance(error, NoWorker):
+                answer.body = error.body()
+            self.metrics.requests[getattr(error, "model", ""), "", answer.status, "refused"] += 1
+            return answer
+        finally:
+            self.metrics.active -= 1
+
+    async def _serve(self, request: web.Request, request_id: str, own_id: bool, arrived: float) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            name = openai.peek(body).model
+        except BadBody as e:
+            raise _bad_request(e.message, e.code, e.param) from None
+        if name is None:
+            raise _bad_request("The request names no model.", "missing_model", "model")
+        deadline, headers = deadline_of(request.headers, arrived, time.time), list(self.worker_headers)
+        if deadline is not None and deadline.header is not None:
+            headers.append((b"X-Deadline", deadline.header))
+        if own_id:
+            headers.append((b"X-Request-Id", request_id.encode()))
+        models = self.catalog.resolve(name)
+        ends = deadline.ends if deadline is not None else None
+        client_headers = request.raw_headers
+        if own_id and "X-Request-Id" in request.headers:
+            client_headers = tuple(h for h in client_headers if h[0].lower() != b"x-request-id")
+        tried: list[str] = []
+        while True:
+            worker = await self.choose(models, tried, ends)
+            worker.in_flight += 1
+            try:
+                sent = await self.splice.forward(
+                    request,
+                    upstream=worker.upstream,
+                    body=body,
+                    client_headers=client_headers,
+                    headers=headers,
+                    extra_headers=(
+                        (b"X-Request-Id", request_id),
+                        *worker.headers,
+                        (b"X-Rbee-Overhead-Ms", b"%.3f" % ((self._clock() - arrived) * 1e3)),
+                    ),
+                    connect_timeout=defaults.CONNECT_TIMEOUT,
+                    first_byte_timeout=defaults.FIRST_BYTE_TIMEOUT,
+                    total_timeout=None if ends is None else max(ends - self._clock(), 0.001),
+                )
+            except UpstreamError as error:
+                self.failed(worker, error, ends)
+                tried.append(worker.worker_id)
+                continue
+            finally:
+                worker.in_flight -= 1
+            self._count(worker, sent, arrived)
+            return sent
+
+    async def choose(self, models: tuple[str, ...], tried: list[str], ends: float | None) -> Worker:
+        """The worker to ask next; with a deadline, waits for one that is about to be ready.
+
+        Raises Unavailable (NoWorker) or DeadlineExceeded.
+        """
+        while True:
+            left = None if ends is None else ends - self._clock()
+            if left is not None and left <= 0:
+                raise DeadlineExceeded("The request's deadline has passed.")
+            decision = self.registry.pick(models, tried)
+            if decision.worker is not None and len(tried) < MAX_TRIES:
+                return decision.worker
+            coming = [w for w in self.registry.of_models(models) if w.coming]
+            if left is None or not coming or not await self.registry.changed(left):
+                if left is not None and coming:
+                    raise DeadlineExceeded("The model did not get ready within the request's deadline.")
+                raise NoWorker(models, decision.reasons, loading=bool(coming))
+
+    def failed(self, worker: Worker, error: UpstreamError, ends: float | None) -> None:
+        """A worker gave no answer: out of the routing until it answers a probe. Raises when the time is over."""
+        if isinstance(error, FirstByteTimeout):
+            if ends is not None and self._clock() >= ends - 0.01:
+                raise DeadlineExceeded("The request's deadline passed before the worker answered.") from None
+            raise DeadlineExceeded("The worker did not answer in time.", code="worker_timeout") from None
+        if isinstance(error, ConnectTimeout) and ends is not None and self._clock() >= ends:
+            raise DeadlineExceeded("The request's deadline passed before a worker was reached.") from None
+        self.metrics.retries += 1
+        if isinstance(error, (ConnectRefused, ConnectTimeout, DiedBeforeFirstByte)):
+            self.splice.drop(worker.upstream)
+            if self.registry.workers.get(worker.worker_id) is worker:
+                worker.unreachable = f"unreachable: {error}"
+                self._prober.probe(worker)
+
+    def _count(self, worker: Worker, sent: SentResponse, arrived: float) -> None:
+        outcome = sent.outcome
+        self.metrics.requests[worker.beat.model, worker.worker_id, outcome.status, outcome.end] += 1
+        self.metrics.duration.add(self._clock() - arrived)
+        if outcome.first_byte_seconds is not None:
+            self.metrics.first_byte.add(outcome.first_byte_seconds)
+
+
+class NoWorker(Unavailable):
+    """Every worker that has the model is unable to answer now, or there is none."""
+
+    def __init__(self, models: tuple[str, ...], reasons: tuple[str, ...], *, loading: bool) -> None:
+        self.model = models[0] if models else ""
+        why = "; ".join(reasons[:5]) or "no worker runs it"
+        super().__init__(
+            f"No worker is ready for the model {self.model!r}: {why}.",
+            code="model_loading" if loading else "no_worker_ready",
+            retry_after=5.0 if loading else 10.0,
+        )
+        self.loading = loading
+
+    def body(self) -> bytes:
+        """OpenAI's error body, and what is loading."""
+        said = openai.error_object(str(self), openai.error_type(503), self.code)
+        if self.loading:
+            said["loading"] = {"state": "starting", "progress": None, "eta_seconds": None}
+        return codec.encode(said)
+
+
+def _bad_request(message: str, code: str | None, param: str | None) -> InvalidRequest:
+    return InvalidRequest(message, code=code, param=param)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Operations that belong to a hive: run there as a child job, told here as it goes, cancelled together."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from typing import Any
+
+import aiohttp
+
+from rbee.adapters.secrets import Token
+from rbee.contracts import codec, defaults
+from rbee.contracts.operations import wire
+from rbee.core.errors import RbeeError, Unreachable
+from rbee.daemons import sse
+from rbee.daemons.jobs import JobContext
+from rbee.daemons.queen.hives import Hives
+
+log = logging.getLogger(__name__)
+
+#: A child's stream that broke is taken up again for so long.
+_RESUME_FOR = 60.0
+_TROUBLE = (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError)
+
+
+class _Ended(Exception):
+    """The child's stream said `[DONE]`."""
+
+
+class Forwarder:
+    """Makes child jobs on hives. One for the queen."""
+
+    def __init__(self, hives: Hives, http: aiohttp.ClientSession, token: Token | None) -> None:
+        self._hives = hives
+        self._http = http
+        self._headers = token.header if token is not None else {}
+
+    async def run(self, context: JobContext, request: Any) -> Any:
+        """Handler of every operation of a hive: its result, as JSON.
+
+        Raises RbeeError with the child's code and message, NotFound for an unknown hive, Unreachable. Cancelled:
+        the child is cancelled too.
+        """
+        hive = self._hives.get(request.hive_id)
+        request = dataclasses.replace(request, hive_id=hive.known.hive_id)
+        url = hive.known.url.rstrip("/")
+        child = await self._submit(url, wire(request))
+        try:
+            await _Child(self, context, f"{url}/v1/jobs/{child}").follow()
+            return await self._result(f"{url}/v1/jobs/{child}")
+        except asyncio.CancelledError:
+            await asyncio.shield(self._cancel(f"{url}/v1/jobs/{child}"))
+            raise
+
+    async def _submit(self, url: str, body: dict[str, Any]) -> str:
+        timeout = aiohttp.ClientTimeout(total=defaults.PROBE_TIMEOUT, connect=defaults.CONNECT_TIMEOUT)
+        try:
+            async with self._http.post(
+                f"{url}/v1/jobs", data=codec.encode(body), headers=self._headers, timeout=timeout
+            ) as answer:
+                found = _json(await answer.read())
+                if answer.status != 202:
+                    raise _error_of(found, answer.status, url)
+                return str(found["job_id"])
+        except _TROUBLE as e:
+            raise Unreachable(f"The hive at {url} does not answer: {e or type(e).__name__}.") from None
+
+    async def _result(self, job_url: str) -> Any:
+        job = await self.get_json(job_url)
+        if job.get("state") == "completed":
+            return job.get("result")
+        error = job.get("error") or {}
+        if job.get("state") == "cancelled":
+            raise RbeeError("The job was cancelled on the hive.", code="cancelled")
+        raise RbeeError(str(error.get("error", "The job failed.")), code=str(error.get("code", "internal")))
+
+    async def get_json(self, url: str) -> dict[str, Any]:
+        timeout = aiohttp.ClientTimeout(total=defaults.PROBE_TIMEOUT, connect=defaults.CONNECT_TIMEOUT)
+        try:
+            async with self._http.get(url, headers=self._headers, timeout=timeout) as answer:
+                found = _json(await answer.read())
+                if answer.status != 200:
+                    raise _error_of(found, answer.status, url)
+                return found
+        except _TROUBLE as e:
+            raise Unreachable(f"{url} does not answer: {e or type(e).__name__}.") from None
+
+    async def _cancel(self, job_url: str) -> None:
+        timeout = aiohttp.ClientTimeout(total=defaults.CONNECT_TIMEOUT)
+        try:
+            async with self._http.delete(job_url, headers=self._headers, timeout=timeout) as answer:
+                if answer.status not in (200, 202, 404, 409):
+                    log.warning("cancelling %s: status %d", job_url, answer.status)
+        except _TROUBLE as e:
+            log.warning("cancelling %s: %s", job_url, e or type(e).__name__)
+
+    def stream(self, job_url: str, after: int) -> Any:
+        headers = {**self._headers, "Last-Event-ID": str(after)}
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=defaults.CONNECT_TIMEOUT, sock_read=defaults.SSE_KEEPALIVE * 3
+        )
+        return self._http.get(f"{job_url}/stream", headers=headers, timeout=timeout)
+
+
+class _Child:
+    """One child job's stream, taken up again where it broke."""
+
+    def __init__(self, forwarder: Forwarder, context: JobContext, job_url: str) -> None:
+        self._forwarder = forwarder
+        self._context = context
+        self._job_url = job_url
+        self._last = 0
+
+    async def follow(self) -> None:
+        """Relays every event once, until the child has ended. Raises Unreachable when the hive stays away."""
+        loop = asyncio.get_running_loop()
+        trouble_since: float | None = None
+        wait = defaults.BACKOFF_FIRST
+        while True:
+            before = self._last
+            try:
+                await self._read()
+            except _Ended:
+                return
+            except _TROUBLE as e:
+                if trouble_since is None or self._last != before:
+                    trouble_since, wait = loop.time(), defaults.BACKOFF_FIRST
+                if loop.time() - trouble_since > _RESUME_FOR:
+                    raise Unreachable(f"The hive was lost while the job ran: {e or type(e).__name__}.") from None
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, defaults.BACKOFF_MAX)
+
+    async def _read(self) -> None:
+        parser = sse.Parser()
+        async with self._forwarder.stream(self._job_url, self._last) as answer:
+            if answer.status != 200:
+                raise _error_of(_json(await answer.read()), answer.status, self._job_url)
+            async for data in answer.content.iter_any():
+                for seq, event in parser.feed(data):
+                    if event == b"[DONE]":
+                        raise _Ended
+                    self._tell(seq, event)
+        raise ConnectionResetError("the stream ended early")
+
+    def _tell(self, seq: int | None, data: bytes) -> None:
+        if seq is None:
+            return  # the child's own end; its job says the same
+        self._last = seq
+        event = _json(data)
+        if event.get("event") != "result":
+            self._context.relay(event)
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        return codec.decode(dict[str, Any], data)
+    except codec.CodecError:
+        return {}
+
+
+def _error_of(found: dict[str, Any], status: int, url: str) -> RbeeError:
+    error = found.get("error")
+    if not isinstance(error, dict):
+        return Unreachable(f"{url} answers with status {status}.")
+    return RbeeError(str(error.get("message", status)), code=str(error.get("code") or "error"))

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Infer operation: a chat completion through the same routing, read here and narrated as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rbee.adapters.splice import Answer, DiedMidAnswer, SseEvent, UpstreamError
+from rbee.contracts import codec, defaults
+from rbee.contracts.operations.inference import Infer, InferResponse
+from rbee.core.errors import RbeeError, Unreachable
+from rbee.daemons.jobs import JobContext
+from rbee.daemons.queen.dispatch import Dispatcher
+from rbee.daemons.queen.registry import Worker
+
+_TARGET = "/v1/chat/completions"
+
+
+class _Text:
+    """What a stream of completion events says so far."""
+
+    __slots__ = ("finish_reason", "pieces", "usage")
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.finish_reason: str | None = None
+        self.usage: int | None = None
+
+    def add(self, event: SseEvent) -> str:
+        """The text of one event, empty when it has none. Raises RbeeError for an error event."""
+        try:
+            said = codec.decode(dict[str, Any], event.data)
+        except codec.CodecError:
+            return ""
+        if isinstance(error := said.get("error"), dict):
+            raise RbeeError(str(error.get("message")), code=str(error.get("code") or "worker_error"))
+        usage = said.get("usage")
+        if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
+            self.usage = usage["completion_tokens"]
+        text = ""
+        for choice in said.get("choices") or ():
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            delta = choice.get("delta") or {}
+            text += delta.get("content") or choice.get("text") or ""
+        if text:
+            self.pieces.append(text)
+        return text
+
+
+class InferHandler:
+    """Handler of `Infer`."""
+
+    def __init__(self, dispatcher: Dispatcher, clock: Callable[[], float]) -> None:
+        self._dispatcher = dispatcher
+        self._clock = clock
+
+    async def run(self, context: JobContext, asked: Infer) -> InferResponse:
+        """Raises NotFound for an unknown model, Unavailable without a worker, Unreachable when it died midway.
+
+        Cancelled: the worker's connection closes at once.
+        """
+        started = self._clock()
+        models = self._dispatcher.catalog.resolve(asked.model)
+        context.narrate("infer_start", f"Asking {asked.model}.", model=asked.model)
+        body = codec.encode(_body(asked))
+        tried: list[str] = []
+        while True:
+            worker = await self._dispatcher.choose(models, tried, None)
+            worker.in_flight += 1
+            try:
+                answer = await self._open(worker, body, context.job_id)
+                async with answer:
+                    return await self._read(context, asked, worker, answer, started)
+            except DiedMidAnswer as e:
+                raise Unreachable(f"The worker {worker.worker_id} stopped before the answer was whole: {e}.") from None
+            except UpstreamError as e:
+                self._dispatcher.failed(worker, e, None)
+                tried.append(worker.worker_id)
+            finally:
+                worker.in_flight -= 1
+
+    async def _open(self, worker: Worker, body: bytes, job_id: str) -> Answer:
+        return await self._dispatcher.splice.open(
+            worker.upstream,
+            target=_TARGET,
+            body=body,
+            headers=[
+                *self._dispatcher.worker_headers,
+                (b"Content-Type", b"application/json"),
+                (b"Accept", b"text/event-stream"),
+                (b"X-Request-Id", job_id),
+            ],
+            connect_timeout=defaults.CONNECT_TIMEOUT,
+            first_byte_timeout=defaults.FIRST_BYTE_TIMEOUT,
+        )
+
+    async def _read(
+        self, context: JobContext, asked: Infer, worker: Worker, answer: Answer, started: float
+    ) -> InferResponse:
+        if answer.status != 200:
+            raise _refused(answer.status, await answer.read())
+        context.narrate("infer_worker", f"{worker.worker_id} answers.", worker_id=worker.worker_id)
+        text, first = _Text(), None
+        async for event in answer.events():
+            if event.data == b"[DONE]":
+                break
+            if piece := text.add(event):
+                first = first or self._clock()
+                context.narrate("infer_token", piece, verbatim=True, text=piece)
+        ended = self._clock()
+        tokens = text.usage if text.usage is not None else len(text.pieces)
+        speed = tokens / max(ended - (first or started), 1e-6)
+        context.narrate("infer_complete", f"{tokens} tokens.", tokens=tokens, tokens_per_sec=speed)
+        return InferResponse(
+            text="".join(text.pieces),
+            model=worker.beat.model,
+            worker_id=worker.worker_id,
+            hive_id=worker.beat.hive_id,
+            tokens=tokens,
+            tokens_per_sec=speed,
+            seconds=ended - started,
+            finish_reason=text.finish_reason,
+        )
+
+
+def _body(asked: Infer) -> dict[str, Any]:
+    system = [{"role": "system", "content": asked.system}] if asked.system is not None else []
+    body: dict[str, Any] = {
+        "model": asked.model,
+        "messages": [*system, {"role": "user", "content": asked.prompt}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": asked.temperature,
+        "max_tokens": asked.max_tokens,
+        "top_p": asked.top_p,
+        "seed": asked.seed,
+        "stop": list(asked.stop) or None,
+    }
+    return {k: v for k, v in body.items() if v is not None}
+
+
+def _refused(status: int, body: bytes) -> RbeeError:
+    try:
+        error = codec.decode(dict[str, Any], body).get("error")
+    except codec.CodecError:
+        error = None
+    if isinstance(error, dict):
+        return RbeeError(str(error.get("message")), code=str(error.get("code") or "worker_error"))
+    return RbeeError(f"The worker answered with status {status}.", code="worker_error")

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The queen's operations: its own, and one handler for every operation of a hive, which forwards it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import rbee
+from rbee.contracts.operations import OPERATIONS
+from rbee.contracts.operations.fleet import (
+    QueenCheck,
+    QueenCheckResponse,
+    Status,
+    StatusResponse,
+    WorkerSummary,
+)
+from rbee.contracts.operations.hives import HiveList, HiveListResponse
+from rbee.contracts.operations.workers import WorkerGet, WorkerGetResponse, WorkerList, WorkerListResponse
+from rbee.core.errors import NotFound
+from rbee.core.problems import did_you_mean
+from rbee.daemons.jobs import Handler, JobContext
+from rbee.daemons.queen.catalog import Catalog
+from rbee.daemons.queen.forward import Forwarder
+from rbee.daemons.queen.hives import Hives
+from rbee.daemons.queen.infer import InferHandler
+from rbee.daemons.queen.metrics import Metrics
+from rbee.daemons.queen.registry import Registry, Worker
+
+#: Between the events of QueenCheck: long enough to see that they come one by one.
+_CHECK_PAUSE = 0.05
+
+
+class FleetOps:
+    """Handlers of what the queen knows by itself."""
+
+    def __init__(
+        self,
+        *,
+        fleet: str,
+        registry: Registry,
+        hives: Hives,
+        catalog: Catalog,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._fleet = fleet
+        self._registry = registry
+        self._hives = hives
+        self._catalog = catalog
+        self._metrics = metrics
+        self._clock = clock
+        self._started = clock()
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "Status": self.status,
+            "QueenCheck": self.check,
+            "HiveList": self.hive_list,
+            "WorkerList": self.worker_list,
+            "WorkerGet": self.worker_get,
+        }
+
+    async def status(self, context: JobContext, request: Status) -> StatusResponse:
+        return StatusResponse(
+            fleet=self._fleet,
+            version=rbee.__version__,
+            uptime_seconds=self._clock() - self._started,
+            hives=tuple(self._hives.summary(h) for _, h in sorted(self._hives.by_id.items())),
+            workers=tuple(self._worker(w) for w in self._sorted()),
+            aliases=self._catalog.aliases,
+            requests_total=self._metrics.total,
+            requests_active=self._metrics.active,
+        )
+
+    def _worker(self, worker: Worker) -> WorkerSummary:
+        reason = self._registry.why_not(worker)
+        return WorkerSummary(
+            worker=worker.beat,
+            routable=reason is None,
+            age_seconds=round(self._registry.age(worker), 3),
+            reason=reason,
+        )
+
+    def _sorted(self) -> list[Worker]:
+        return sorted(self._registry.workers.values(), key=lambda w: (w.beat.model, w.worker_id))
+
+    async def worker_list(self, context: JobContext, request: WorkerList) -> WorkerListResponse:
+        workers = self._sorted()
+        for worker in workers:
+            beat = worker.beat
+            context.narrate(
+                "worker_list_entry",
+                f"{beat.worker_id}: {beat.model} on {beat.hive_id} ({beat.device}), {worker.status}.",
+                worker_id=beat.worker_id,
+            )
+        if not workers:
+            context.narrate("worker_list_empty", "The queen knows no workers.")
+        return WorkerListResponse(workers=tuple(w.beat for w in workers))
+
+    async def worker_get(self, context: JobContext, request: WorkerGet) -> WorkerGetResponse:
+        """Raises NotFound."""
+        worker = self._registry.workers.get(request.worker_id)
+        if worker is None:
+            mend = did_you_mean(request.worker_id, list(self._registry.workers))
+            raise NotFound(f"The queen knows no worker {request.worker_id!r}.", code="worker_not_found", mend=mend)
+        return WorkerGetResponse(worker=worker.beat)
+
+    async def hive_list(self, context: JobContext, request: HiveList) -> HiveListResponse:
+        summaries = [self._hives.summary(h) for _, h in sorted(self._hives.by_id.items())]
+        found = tuple(s for s in summaries if request.status in (None, s.status))
+        for hive in found:
+            context.narrate("hive_list_entry", f"{hive.hive_id} ({hive.url}): {hive.status}.", hive_id=hive.hive_id)
+        return HiveListResponse(hives=found)
+
+    async def check(self, context: JobContext, request: QueenCheck) -> QueenCheckResponse:
+        context.narrate("queen_check_start", "Checking narration.")
+        for step in range(1, 4):
+            await asyncio.sleep(_CHECK_PAUSE)
+            context.narrate("queen_check_step", f"Step {step} of 3.", step=step, steps=3)
+        context.narrate("queen_check_complete", "Narration works.")
+        return QueenCheckResponse(message="The queen's jobs and streams work.")
+
+
+def all_handlers(fleet: FleetOps, infer: InferHandler, forwarder: Forwarder) -> dict[str, Handler]:
+    """One handler for each operation: the queen's own where it serves it, else the hive's by forwarding."""
+    handlers: dict[str, Handler] = {
+        name: forwarder.run for name, kind in OPERATIONS.items() if "queen" not in kind.served_by
+    }
+    return {**handlers, **fleet.handlers(), "Infer": infer.run}

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The workers that the queen knows, indexed by model. One owner: the queen's event loop; nothing here awaits IO."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
+
+from rbee.adapters.splice import Upstream
+from rbee.contracts import defaults
+from rbee.contracts.heartbeat import WorkerHeartbeat
+from rbee.core.errors import InvalidRequest
+from rbee.core.records import WorkerRecord
+from rbee.core.routing import Decision, route, why_not
+
+#: A worker that was silent for this many times STALE_AFTER is forgotten.
+_FORGET = 10
+#: Of a worker that only its hive has vouched for.
+PROBED = "being probed"
+
+
+class Worker:
+    """A worker as the queen knows it: its last heartbeat, what the queen itself sent it, whether it answers."""
+
+    __slots__ = (
+        "beat",
+        "foreign",
+        "headers",
+        "in_flight",
+        "last_seen",
+        "picked",
+        "slots",
+        "status",
+        "unreachable",
+        "upstream",
+        "worker_id",
+    )
+
+    def __init__(self, beat: WorkerHeartbeat, now: float) -> None:
+        self.in_flight = 0
+        self.picked = 0
+        self.unreachable: str | None = None
+        self.worker_id = beat.worker_id
+        self.update(beat, now)
+
+    def update(self, beat: WorkerHeartbeat, now: float) -> None:
+        self.beat = beat
+        self.status: str = beat.status
+        self.slots = beat.slots
+        self.upstream = upstream_of(beat.url)
+        #: Requests that it has from others than this queen.
+        self.foreign = max(0, beat.slots_busy - self.in_flight)
+        self.last_seen = now
+        #: What an answer says about who gave it.
+        self.headers = (
+            (b"X-Rbee-Worker", _header_value(beat.worker_id)),
+            (b"X-Rbee-Hive", _header_value(beat.hive_id)),
+        )
+
+    @property
+    def busy(self) -> int:
+        return self.in_flight + self.foreign
+
+    @property
+    def coming(self) -> bool:
+        """Whether it may be ready soon: it loads, or has only to answer its first probe."""
+        return self.status == "starting" or self.unreachable == PROBED
+
+    @property
+    def reason(self) -> str | None:
+        return self.beat.reason
+
+
+def upstream_of(url: str) -> Upstream:
+    """Host and port of a worker's URL. Raises InvalidRequest."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname and parts.port:
+            return Upstream(parts.hostname, parts.port)
+    except ValueError:
+        pass
+    raise InvalidRequest(f"{url!r} is not a worker's URL.", mend="Write it like http://192.168.1.20:9300.")
+
+
+def _header_value(text: str) -> bytes:
+    return text.encode("ascii", "replace").replace(b"\r", b"?").replace(b"\n", b"?").replace(b"\0", b"?")
+
+
+class Registry:
+    """`clock` gives seconds that never go back."""
+
+    def __init__(self, clock: Callable[[], float], stale_after: float = defaults.STALE_AFTER) -> None:
+        self._clock = clock
+        self.stale_after = stale_after
+        self.workers: dict[str, Worker] = {}
+        self._by_model: dict[str, dict[str, Worker]] = {}
+        self._picks = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def heartbeat(self, beat: WorkerHeartbeat) -> Worker | None:
+        """Takes in what a worker says of itself: it lives, so it is reachable from its side at least.
+
+        None when it is ignored: an older process of the same id. Raises InvalidRequest for a bad URL.
+        """
+        known = self.workers.get(beat.worker_id)
+        if known is not None and beat.started_at < known.beat.started_at:
+            return None
+        now = self._clock()
+        if known is None or known.beat.started_at != beat.started_at:
+            known = self._add(Worker(beat, now))
+        else:
+            if known.beat.model != beat.model or known.beat.url != beat.url:
+                known.unreachable = None
+            self._unindex(known)
+            known.update(beat, now)
+            self._index(known)
+        self._evict_ports(known)
+        self._tell()
+        return known
+
+    def discovered(self, hive_id: str, records: Iterable[WorkerRecord]) -> list[Worker]:
+        """Takes in workers that a hive told of; those that it must take on trust are returned, to be probed."""
+        new: list[Worker] = []
+        for record in records:
+            known = self.workers.get(record.worker_id)
+            failed = record.status in ("failed", "dead")
+            if known is not None and known.beat.started_at >= record.started_at and known.unreachable is None:
+                if failed and known.status not in ("failed", "dead", "stopping"):
+                    known.unreachable = f"{record.status}: {record.reason or 'says its hive'}"
+                    new.append(known)
+                continue
+            worker = self._add(Worker(_beat_of(record, hive_id), self._clock()))
+            if not failed:
+                worker.unreachable = PROBED
+                new.append(worker)
+        return new
+
+    def drop(self, worker_id: str, reason: str) -> Worker | None:
+        """No more requests to it until `restore` or a heartbeat of a newer process."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.unreachable = reason
+        return worker
+
+    def restore(self, worker: Worker, status: str | None = None) -> None:
+        """It answered a probe. Nothing when it has been replaced meanwhile."""
+        if self.workers.get(worker.worker_id) is worker:
+            worker.unreachable = None
+            worker.last_seen = self._clock()
+            if status is not None:
+                worker.status = status
+            self._tell()
+
+    def forget(self, worker_id: str) -> Worker | None:
+        """It is gone for good, says its hive."""
+        worker = self.workers.pop(worker_id, None)
+        if worker is not None:
+            self._unindex(worker)
+        return worker
+
+    def sweep(self) -> list[Worker]:
+        """Forgets workers that have been silent for very long, and those that said goodbye and are stale."""
+        now = self._clock()
+        old = [
+            w
+            for w in self.workers.values()
+            if now - w.last_seen > self.stale_after * (1 if w.status in ("stopping", "dead") else _FORGET)
+        ]
+        for worker in old:
+            self.forget(worker.worker_id)
+        return old
+
+    def pick(self, models: Iterable[str], tried: Iterable[str] = ()) -> Decision[Worker]:
+        """The worker for a request for one of `models`, first choice first; it is counted as picked, not as busy."""
+        reasons: tuple[str, ...] = ()
+        now, tried = self._clock(), tuple(tried)
+        for model in models:
+            workers = self._by_model.get(model)
+            if workers is None:
+                continue
+            decision = route(workers.values(), now, self.stale_after, tried)
+            if decision.worker is not None:
+                self._picks += 1
+                decision.worker.picked = self._picks
+                return decision
+            reasons += decision.reasons
+        return Decision(None, reasons)
+
+    def of_models(self, models: Iterable[str]) -> list[Worker]:
+        return [w for m in models for w in self._by_model.get(m, {}).values()]
+
+    @property
+    def models(self) -> Iterable[str]:
+        """Models that at least one known worker has, whatever its state."""
+        return self._by_model.keys()
+
+    def why_not(self, worker: Worker) -> str | None:
+        return why_not(worker, self._clock(), self.stale_after)
+
+    def age(self, worker: Worker) -> float:
+        return self._clock() - worker.last_seen
+
+    async def changed(self, timeout: float) -> bool:
+        """Waits until some worker spoke or answered; False when `timeout` seconds passed first."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await asyncio.wait_for(waiter, timeout)
+        except (asyncio.TimeoutError, TimeoutError):
+            return False
+        finally:
+            self._waiting.discard(waiter)
+        return True
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _add(self, worker: Worker) -> Worker:
+        self.forget(worker.worker_id)
+        self.workers[worker.worker_id] = worker
+        self._index(worker)
+        return worker
+
+    def _index(self, worker: Worker) -> None:
+        self._by_model.setdefault(worker.beat.model, {})[worker.worker_id] = worker
+
+    def _unindex(self, worker: Worker) -> None:
+        of_model = self._by_model.get(worker.beat.model)
+        if of_model is not None:
+            of_model.pop(worker.worker_id, None)
+            if not of_model:
+                del self._by_model[worker.beat.model]
+
+    def _evict_ports(self, newest: Worker) -> None:
+        """A port has one owner: a worker that spoke from another's address has taken its place."""
+        for other in [w for w in self.workers.values() if w.upstream == newest.upstream and w is not newest]:
+            if other.beat.started_at <= newest.beat.started_at:
+                self.forget(other.worker_id)
+
+
+def _beat_of(record: WorkerRecord, hive_id: str) -> WorkerHeartbeat:
+    return WorkerHeartbeat(
+        worker_id=record.worker_id,
+        hive_id=hive_id,
+        model=record.model,
+        engine=record.engine,
+        worker_type=record.worker_type,
+        device=record.device,
+        url=record.url,
+        status=record.status,
+        slots=record.slots,
+        context_length=record.context_length,
+        started_at=record.started_at,
+        reason=record.reason,
+    )

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The queen's direct endpoints: OpenAI's, heartbeats, health, metrics, and what plan asks the queen itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from rbee.contracts import codec
+from rbee.contracts.heartbeat import HiveHeartbeat, WorkerHeartbeat
+from rbee.core.errors import InvalidRequest
+from rbee.daemons.app import Route
+from rbee.daemons.middleware import json_response
+from rbee.daemons.queen.catalog import Catalog
+from rbee.daemons.queen.dispatch import Dispatcher
+from rbee.daemons.queen.hives import Hives
+from rbee.daemons.queen.metrics import Metrics
+from rbee.daemons.queen.registry import Registry
+
+B = TypeVar("B")
+
+INFERENCE_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/rerank",
+    "/v1/messages",
+)
+
+
+class Endpoints:
+    """Handlers over the queen's parts; `info` and `reload` are the daemon's."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        hives: Hives,
+        catalog: Catalog,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        info: Callable[[], dict[str, Any]],
+        reload: Callable[[], str],
+    ) -> None:
+        self._registry = registry
+        self._hives = hives
+        self._catalog = catalog
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._info = info
+        self._reload = reload
+
+    def routes(self) -> list[Route]:
+        return [
+            *(Route("POST", path, self._dispatcher.handle) for path in INFERENCE_PATHS),
+            Route("GET", "/v1/models", self.models),
+            Route("GET", "/v1/models/{name:.+}", self.model),
+            Route("POST", "/v1/worker-heartbeat", self.worker_heartbeat),
+            Route("POST", "/v1/hive-heartbeat", self.hive_heartbeat),
+            Route("GET", "/v1/queen", self.queen),
+            Route("POST", "/v1/queen/reload", self.reload),
+            Route("GET", "/metrics", self.metrics),
+            Route("GET", "/health", self.health, "open"),
+            Route("GET", "/readyz", self.readyz, "open"),
+        ]
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        entries = [self._catalog.entry(name) for name in self._catalog.names()]
+        return json_response({"object": "list", "data": entries})
+
+    async def model(self, request: web.Request) -> web.StreamResponse:
+        return json_response(self._catalog.entry(request.match_info["name"]))
+
+    async def worker_heartbeat(self, request: web.Request) -> web.StreamResponse:
+        taken = self._registry.heartbeat(await _body(WorkerHeartbeat, request))
+        return json_response({"status": "ok" if taken is not None else "ignored"})
+
+    async def hive_heartbeat(self, request: web.Request) -> web.StreamResponse:
+        self._hives.heartbeat(await _body(HiveHeartbeat, request))
+        return json_response({"status": "ok"})
+
+    async def queen(self, request: web.Request) -> web.StreamResponse:
+        return json_response(self._info())
+
+    async def reload(self, request: web.Request) -> web.StreamResponse:
+        return json_response({"config_digest": self._reload()})
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        text = self._metrics.text(self._registry)
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def health(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(text="ok")
+
+    async def readyz(self, request: web.Request) -> web.StreamResponse:
+        """Ready as soon as it serves; how much of the fleet it has found stands beside."""
+        ready = sum(self._registry.why_not(w) is None for w in self._registry.workers.values())
+        online = sum(self._hives.status(h) == "online" for h in self._hives.by_id.values())
+        return json_response(
+            {"status": "ready", "hives": len(self._hives.by_id), "hives_online": online, "workers_ready": ready}
+        )
+
+
+async def _body(kind: type[B], request: web.Request) -> B:
+    try:
+        return codec.decode(kind, await request.read())
+    except codec.CodecError as e:
+        raise InvalidRequest(f"{kind.__name__}: {e}") from None
