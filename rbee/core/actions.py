@@ -34,7 +34,7 @@ SIGN: dict[str, str] = {"add": "+", "change": "~", "replace": "-/+", "remove": "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """`id` is unique in a plan (`worker.spawn chat-0`). `subject` is the address `--target` takes
+    """`id` is unique in a plan (`worker.spawn chat-0 on box`). `subject` is the address `--target` takes
     (`hives.box`, `models.m@box`, `workers.chat-0`). `reason` is for people only; nothing decides by it.
     `params` is plain JSON, read by the action's handler.
     """

@@ -41,7 +41,7 @@ class HiveActual:
 
     `problems` are what keeps the machine from being a hive (no Python, a missing library): each with its mend.
     `token_digest` and `releases` are what is on disk; models and workers come from the daemon, or from disk
-    where it does not run.
+    where it does not run. `address` is empty for this machine, `platform` for one that could not be looked into.
     """
 
     address: str
@@ -49,6 +49,8 @@ class HiveActual:
     controller_address: str | None = None
     live: HiveLive | None = None
     releases: tuple[str, ...] = ()
+    #: Of the releases that bear a mark, whose they are.
+    release_fleets: dict[str, str] = field(default_factory=dict)
     token_digest: str | None = None
     devices: tuple[Device, ...] = ()
     models: tuple[ModelRecord, ...] = ()
@@ -102,6 +104,7 @@ def fingerprint(actual: Actual) -> str:
             "address": seen.address,
             "live": seen.live,
             "releases": sorted(seen.releases),
+            "release_fleets": seen.release_fleets,
             "token": seen.token_digest,
             "models": sorted((m.id, m.status, m.checksum or "", m.source) for m in seen.models),
             "workers": sorted(

@@ -54,6 +54,8 @@ class HiveWanted:
     engines: tuple[EngineWanted, ...] = ()
     models: tuple[ModelWanted, ...] = ()
     workers: tuple[WorkerWanted, ...] = ()
+    #: Workers that the file wants but that cannot be had as it says now: what runs of them here stays as it is.
+    held: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,14 +31,19 @@ QUEEN_UP: tuple[Kind, ...] = ("queen.start", "queen.configure", "queen.restart")
 _SAME_MODEL: frozenset[Kind] = frozenset({"model.push", "model.fetch"})
 
 
-def order(actions: Iterable[Action], local_hive: str | None) -> tuple[Action, ...]:
+def order(
+    actions: Iterable[Action], local_hive: str | None, leaving: frozenset[str] = frozenset()
+) -> tuple[Action, ...]:
     """The actions with `needs` filled in, in an order that respects them (and is the same every time).
 
-    `local_hive` is the name of the hive inside the queen's process, if any. Raises ValueError when the rules
-    form a cycle (they do not).
+    `local_hive` is the name of the hive that will be inside the queen's process, if any; `leaving` names hives that
+    are in it now and will not be. Raises ValueError when the rules form a cycle (they do not).
     """
     listed = list(actions)
-    wired = [replace(a, needs=tuple(b.id for b in listed if b is not a and _before(b, a, local_hive))) for a in listed]
+    wired = [
+        replace(a, needs=tuple(b.id for b in listed if b is not a and _before(b, a, local_hive, leaving)))
+        for a in listed
+    ]
     done: set[str] = set()
     out: list[Action] = []
     while len(out) < len(wired):
@@ -50,10 +55,13 @@ def order(actions: Iterable[Action], local_hive: str | None) -> tuple[Action, ..
     return tuple(out)
 
 
-def _before(first: Action, then: Action, local_hive: str | None) -> bool:
+def _before(first: Action, then: Action, local_hive: str | None, leaving: frozenset[str]) -> bool:
     """Whether `first` must be done before `then`."""
     if then.kind == "queen.stop":
         return True
+    if then.kind == "queen.restart" and first.hive in leaving:
+        # The hive ends with the old process: what it has made is cleaned up through it before.
+        return first.kind != "hive.unregister"
     if first.kind in QUEEN_UP:
         return then.kind in ("hive.register", "hive.unregister") or (
             local_hive is not None and then.hive == local_hive and then.kind != "engine.install"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rbee.core.actions import Action
-from rbee.core.actual import Actual, fingerprint
+from rbee.core.actual import Actual, HiveActual, fingerprint
 from rbee.core.desired import Desired
 from rbee.core.diff import diff
 from rbee.core.digest import digest
@@ -50,10 +50,13 @@ class Plan:
 def make_plan(desired: Desired, actual: Actual, local_hive: str | None) -> Plan:
     """Diff, order, and the digest of both inputs."""
     found = diff(desired, actual)
+    leaving = {n for n, h in actual.hives.items() if isinstance(h, HiveActual) and not h.address} - {local_hive}
+    # Of problems only what they are: their details hold numbers (free memory) that change by themselves.
+    told = sorted((p.subject, p.summary) for p in desired.problems)
     return Plan(
         fleet=desired.fleet,
-        made_from=digest({"desired": desired, "actual": fingerprint(actual)}, 64),
-        actions=order(found.actions, local_hive),
+        made_from=digest([replace(desired, problems=()), told, fingerprint(actual)], 64),
+        actions=order(found.actions, local_hive, frozenset(n for n in leaving if n)),
         problems=found.problems,
     )
 
@@ -71,8 +74,7 @@ def only(plan: Plan, targets: Sequence[str]) -> Plan:
     missing: list[Problem] = []
     for target in targets:
         hit = [a.id for a in plan.actions if _matches(a, target)]
-        known = any(p.subject == target for p in plan.problems)
-        if not hit and not known and not _plausible(target):
+        if not hit and not _plausible(target):
             subjects = sorted({a.subject for a in plan.actions})
             missing.append(
                 Problem(
@@ -90,18 +92,26 @@ def only(plan: Plan, targets: Sequence[str]) -> Plan:
             if need not in chosen:
                 chosen.add(need)
                 todo.append(need)
+    idle = {t for t in targets if not any(_matches(a, t) for a in plan.actions)}
     return replace(
         plan,
         actions=tuple(a for a in plan.actions if a.id in chosen),
-        problems=tuple(p for p in plan.problems if not p.subject or any(_touches(p.subject, t) for t in targets)),
+        problems=tuple(p for p in plan.problems if not p.subject or any(_touches(p, t, t in idle) for t in targets)),
     )
 
 
 def _matches(action: Action, target: str) -> bool:
-    if action.subject == target or (action.hive is not None and target == f"hives.{action.hive}"):
-        return True
-    stem, _, index = action.subject.rpartition("-")
-    return action.subject.startswith("workers.") and index.isdigit() and stem == target
+    return (
+        action.subject == target
+        or (action.hive is not None and target == f"hives.{action.hive}")
+        or _replica_of(action.subject, target)
+    )
+
+
+def _replica_of(subject: str, target: str) -> bool:
+    """Whether `workers.chat-0` is meant by `workers.chat`."""
+    stem, _, index = subject.rpartition("-")
+    return subject.startswith("workers.") and index.isdigit() and stem == target
 
 
 def _plausible(target: str) -> bool:
@@ -109,5 +119,13 @@ def _plausible(target: str) -> bool:
     return target == "queen" or (kind in ("hives", "models", "engines", "workers") and bool(name))
 
 
-def _touches(subject: str, target: str) -> bool:
-    return subject == target or subject.startswith(f"{target}-")
+def _touches(problem: Problem, target: str, idle: bool) -> bool:
+    """Whether a problem is about a target. Nothing to do for a target may be because of any hive's problem."""
+    subject, (kind, _, name) = problem.subject, target.partition(".")
+    if subject == target or _replica_of(subject, target):
+        return True
+    if kind == "hives":
+        return subject.rpartition("@")[2] == name
+    if "@" in target:
+        return subject == f"hives.{target.rpartition('@')[2]}"
+    return idle and kind == "workers" and subject.startswith("hives.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rbee.contracts.configs import HiveConfig, QueenConfig, boot_digest, config_digest
-from rbee.core.actual import Actual, HiveActual
+from rbee.core.actual import Actual, HiveActual, Unknown
 from rbee.core.desired import Desired, EngineWanted, HiveWanted, ModelWanted, QueenWanted, WorkerWanted
 from rbee.core.digest import digest
 from rbee.core.placement import choose_engine, place
@@ -41,6 +41,7 @@ class _Draft:
     engines: dict[str, EngineWanted] = field(default_factory=dict)
     models: dict[str, ModelWanted] = field(default_factory=dict)
     workers: list[WorkerWanted] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
     memory: int = 0
 
 
@@ -62,15 +63,17 @@ def make_desired(inputs: Inputs) -> Desired:
         if w.mark and w.mark.fleet == spec.fleet
     }
     for worker in spec.workers.values():
-        usable = {n: h for n, h in spec.hives.items() if _usable(actual, n) or running_there(running, worker, n)}
-        load = {n: float(len(d.workers)) for n, d in drafts.items()}
-        placed = place(worker_ids(worker), worker, usable, running, load)
+        placed = _place(inputs, worker, drafts, running)
         if worker.hive is None and worker.replicas and not placed:
             problems.append(_nowhere(worker, spec.hives))
-        for worker_id, hive in placed.items():
-            seen = actual.hives.get(hive)
-            if isinstance(seen, HiveActual) and not seen.problems:
+        for worker_id in worker_ids(worker):
+            hive = placed.get(worker_id, "")
+            seen, before = actual.hives.get(hive), len(problems)
+            usable = isinstance(seen, HiveActual) and not seen.problems
+            if isinstance(seen, HiveActual) and usable:
                 problems.extend(_add(inputs, drafts[hive], spec.hives[hive], seen, worker, worker_id))
+            if (not usable or len(problems) > before) and running.get(worker_id) in drafts:
+                drafts[running[worker_id]].held.append(worker_id)
     for name, draft in drafts.items():
         problems.extend(_memory(name, draft, actual, spec.fleet))
     return Desired(
@@ -87,13 +90,31 @@ def make_desired(inputs: Inputs) -> Desired:
     )
 
 
-def running_there(running: Mapping[str, str], worker: WorkerSpec, hive: str) -> bool:
-    return any(running.get(w) == hive for w in worker_ids(worker))
+def _place(
+    inputs: Inputs, worker: WorkerSpec, drafts: Mapping[str, _Draft], running: Mapping[str, str]
+) -> dict[str, str]:
+    """Hive of each replica: one that can run it where there is one, else one that fits by its labels (and then
+    has a problem to tell). A replica on a machine that has a problem now is not moved for that."""
+    hives, actual = inputs.spec.hives, inputs.actual.hives
+    stuck = {h for w in worker_ids(worker) if (h := running.get(w)) in hives and _problems(actual.get(h))}
+    usable = {n: h for n, h in hives.items() if n in stuck or _problems(actual.get(n)) == ()}
+    able = {n: h for n, h in usable.items() if n in stuck or _able(inputs, actual[n], n, worker)}
+    load = {n: float(len(d.workers)) for n, d in drafts.items()}
+    ids = worker_ids(worker)
+    return place(ids, worker, able, running, load) or place(ids, worker, usable, running, load)
 
 
-def _usable(actual: Actual, name: str) -> bool:
-    seen = actual.hives.get(name)
-    return isinstance(seen, HiveActual) and not seen.problems
+def _problems(seen: HiveActual | Unknown | None) -> tuple[Problem, ...] | None:
+    """Of a machine; None when it was not seen."""
+    return seen.problems if isinstance(seen, HiveActual) else None
+
+
+def _able(inputs: Inputs, seen: HiveActual | Unknown, hive: str, worker: WorkerSpec) -> bool:
+    """Whether a machine has a device and an engine for a worker."""
+    if not isinstance(seen, HiveActual):
+        return False
+    choice = choose_engine(worker, inputs.spec.models[worker.model].source, seen.devices, inputs.providers)
+    return not isinstance(choice, str) and not _lacking(choice[0], hive, seen, "")
 
 
 def _wanted(inputs: Inputs, hive: HiveSpec, draft: _Draft) -> HiveWanted:
@@ -107,6 +128,7 @@ def _wanted(inputs: Inputs, hive: HiveSpec, draft: _Draft) -> HiveWanted:
         engines=tuple(draft.engines.values()),
         models=tuple(draft.models.values()),
         workers=tuple(draft.workers),
+        held=tuple(draft.held),
     )
 
 
@@ -182,7 +204,7 @@ def _lacking(provider: EngineProvider, hive: str, seen: HiveActual, subject: str
     """What the machine must have for an engine, and has not."""
     out: list[Problem] = []
     if provider.install_for(seen.platform) is None and not any(
-        b.engine == provider.name and b.status == "available" for b in seen.binaries
+        b.id == binary_id(provider, seen.platform) and b.status == "available" for b in seen.binaries
     ):
         known = ", ".join(i.platform for i in provider.install) or "none"
         out.append(

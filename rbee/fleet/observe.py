@@ -18,6 +18,7 @@ from rbee.core.records import Device, Mark, WorkerRecord
 from rbee.core.spec import HiveSpec, Spec
 from rbee.fleet import facts as look
 from rbee.fleet.ports import HiveApi, QueenApi, Shell
+from rbee.fleet.settings import local_url
 
 #: Free bytes that a hive's home must have before anything is put there.
 LEAST_DISK = 200 * 2**20
@@ -114,6 +115,7 @@ def observe_hive(shell: Shell, hive: HiveSpec, libraries: Sequence[str]) -> tupl
             controller_address=None if hive.local else facts.client_address,
             live=live,
             releases=tuple(r.id for r in facts.releases),
+            release_fleets={r.id: r.mark.fleet for r in facts.releases if r.mark},
             token_digest=facts.token.digest if facts.token else None,
             devices=capabilities.devices if capabilities else guessed_devices(facts),
             models=capabilities.models if capabilities else facts.models,
@@ -197,7 +199,7 @@ def observe_queen(spec: Spec, machines: Machines, before: QueenConfig | None) ->
             mend=f"Run `rbee destroy` with the file of {before.fleet!r} first, or name this fleet the same.",
         )
     try:
-        info = machines.queen_api(f"http://{before.listen}").info()
+        info = machines.queen_api(local_url(before.listen)).info()
     except RbeeError as e:
         if e.code not in ("unreachable", "refused"):
             return Unknown(why=f"The queen at {before.listen} does not answer as one: {e.message}", mend=e.mend)

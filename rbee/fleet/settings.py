@@ -36,11 +36,16 @@ def queen_port(spec: Spec) -> int:
     return split_address(spec.queen.listen)[1]
 
 
-def queen_local_url(spec: Spec) -> str:
-    """Where this machine's programs reach the queen."""
-    host, port = split_address(spec.queen.listen)
+def local_url(listen: str) -> str:
+    """Where this machine's programs reach a daemon that listens there."""
+    host, port = split_address(listen)
     anywhere = host in ("0.0.0.0", "::")
     return f"http://{join_address('127.0.0.1' if anywhere else host, port)}"
+
+
+def queen_local_url(spec: Spec) -> str:
+    """Where this machine's programs reach the queen."""
+    return local_url(spec.queen.listen)
 
 
 def queen_url_for(spec: Spec, hive: HiveSpec, seen: HiveActual) -> str | None:
@@ -113,6 +118,8 @@ def queen_config(
         elif hive.name in kept:
             hives.append(kept[hive.name])
             unseen = True
+            if hive.local and before:
+                local = before.local_hive
     hives.extend(known for name, known in kept.items() if name not in spec.hives)
     if unseen and before:
         listens.update(before.fleet_listen)

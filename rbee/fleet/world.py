@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,7 +121,8 @@ class World:
         with self.lock:
             apis = list(self._apis.values())
         for api in apis:
-            api.cancel()
+            with suppress(RbeeError, OSError):  # a hive that is gone must not keep the others from being told
+                api.cancel()
 
 
 @dataclass(frozen=True, slots=True)
