@@ -10,6 +10,7 @@ import httptools
 
 from . import heads
 from .errors import BadAnswer, DiedBeforeFirstByte, FirstByteTimeout, UpstreamError
+from .watch import NEVER
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -106,6 +107,8 @@ class Exchange:
     _keep_alive = False
     _until_close = False
     _finished = False
+    #: When the head of the answer must be there, later when the answer must go on (see `watch`).
+    due = NEVER
     _parser: httptools.HttpResponseParser | None
 
     def __init__(self, method: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -242,8 +245,9 @@ class Exchange:
             return
         self.ended(UpstreamError(f"{where}: {reason}"))
 
-    def late(self) -> None:
+    def overdue(self, now: float) -> None:
         """The time for the head of the answer is over; nothing when it has come."""
+        self.due = NEVER
         if not self.status:
             self.fail("no answer in time", FirstByteTimeout)
 

@@ -15,6 +15,7 @@ from .heads import Header
 from .pool import Pool
 from .reader import Answer
 from .relay import DecodingRelay, OnHead, Relay
+from .watch import Watch
 
 _HTTP_1_1 = (1, 1)
 #: Bodies below this go out in one write with the head.
@@ -31,6 +32,7 @@ class Splice:
     def __init__(self, *, clock: Callable[[], float], max_idle: int = 128, idle_seconds: float = 30.0) -> None:
         self._clock = clock
         self.pool = Pool(clock, max_idle, idle_seconds)
+        self._watch = Watch(clock)
 
     async def forward(
         self,
@@ -81,22 +83,21 @@ class Splice:
         if tap.paused:
             await request.writer.drain()
         old_client = request.version < _HTTP_1_1
-        loop = asyncio.get_running_loop()
         tap.relay = relay = (DecodingRelay if old_client else Relay)(
             method,
-            loop,
+            self._watch.loop,
             transport,
             [heads.header_line(name, value) for name, value in extra_headers],
             old_client or not request.keep_alive,
             on_head,
-            stall_timeout,
             clock,
+            stall_timeout,
         )
-        timers = []
-        if first_byte_timeout is not None:
-            timers.append(loop.call_later(first_byte_timeout, relay.late))
-        if total_timeout is not None:
-            timers.append(loop.call_later(total_timeout, relay.out_of_time))
+        relay.expect(
+            None if first_byte_timeout is None else started + first_byte_timeout,
+            None if total_timeout is None else started + total_timeout,
+        )
+        self._watch.add(relay)
         try:
             await self.pool.send(upstream, relay, payload + body if body else payload, connect_timeout)
         except BaseException:
@@ -106,8 +107,7 @@ class Splice:
             raise
         finally:
             tap.relay = None
-            for timer in timers:
-                timer.cancel()
+            self._watch.remove(relay)
         outcome = Outcome(
             status=relay.status or 499,
             end=relay.end,
@@ -144,17 +144,17 @@ class Splice:
             headers=headers,
             body_length=None if not body and method in _BODYLESS else len(body),
         )
-        loop = asyncio.get_running_loop()
-        answer = Answer(method, loop)
-        timer = None if first_byte_timeout is None else loop.call_later(first_byte_timeout, answer.late)
+        answer = Answer(method, self._watch.loop)
+        if first_byte_timeout is not None:
+            answer.due = self._clock() + first_byte_timeout
+            self._watch.add(answer)
         try:
             await self.pool.send(upstream, answer, payload + body if body else payload, connect_timeout)
         except BaseException:
             answer.cancel()
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._watch.remove(answer)
         return answer
 
     def drop(self, upstream: Upstream) -> None:

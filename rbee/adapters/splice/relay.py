@@ -15,6 +15,7 @@ from .client import End
 from .connection import Exchange
 from .errors import UpstreamError
 from .heads import Header, Line
+from .watch import NEVER
 
 #: Called once with the status and the upstream's head, before anything is written; may add headers.
 OnHead = Callable[[int, bytes], "Iterable[Header] | None"]
@@ -34,7 +35,9 @@ class Relay(Exchange):
     #: When the head of the answer was there, on `clock`.
     first_byte: float | None = None
     _last = b""
-    _watch: asyncio.TimerHandle | None = None
+    #: When the whole answer must be there.
+    _deadline = NEVER
+    _seen = 0
 
     def __init__(
         self,
@@ -44,8 +47,8 @@ class Relay(Exchange):
         extra: list[Line],
         closing: bool,
         on_head: OnHead | None,
-        stall_timeout: float | None,
         clock: Callable[[], float],
+        stall_timeout: float | None,
     ) -> None:
         super().__init__(method, loop)
         self._transport = transport
@@ -58,7 +61,8 @@ class Relay(Exchange):
         self._clock = clock
 
     def answered(self, rest: bytes) -> None:
-        self.first_byte = self._clock()
+        self.first_byte = now = self._clock()
+        self.due = self._deadline if self._stall is None else min(now + self._stall, self._deadline)
         self.closing = self.closing or self._until_close
         extra = self._extra
         if self._on_head is not None:
@@ -70,8 +74,6 @@ class Relay(Exchange):
                 self.close()
                 self.waiter.set_exception(error)
                 return
-        if self._stall is not None and not self._complete:
-            self._watch = self._loop.call_later(self._stall, self._check_stall, self.received)
         head = heads.answer_head(self.head, extra, close=self.closing, decoded=self.decoded)
         self._last = rest
         self._write(head + rest if rest else head)
@@ -81,8 +83,6 @@ class Relay(Exchange):
         self._write(data)
 
     def ended(self, error: UpstreamError | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
         if error is not None:
             self.closing = True
             self.reason = str(error)
@@ -106,13 +106,23 @@ class Relay(Exchange):
         self.closing = True
         self.ended(None)
 
-    def out_of_time(self) -> None:
-        """The time for the whole answer is over. Before the head this is a FirstByteTimeout."""
-        if self.status and not self._finished:
+    def expect(self, first_byte: float | None, whole: float | None) -> None:
+        """Sets the times, on the clock, at which the head and the whole answer must be there."""
+        self._deadline = NEVER if whole is None else whole
+        self.due = self._deadline if first_byte is None else min(first_byte, self._deadline)
+
+    def overdue(self, now: float) -> None:
+        if not self.status or self._finished:
+            super().overdue(now)
+        elif now >= self._deadline:
             self.end = "timed_out"
             self.fail("the answer was not whole in time")
-        else:
-            self.late()
+        elif self._stall is not None:
+            waits_for_client = self.connection is not None and self.connection.paused
+            if self.received == self._seen and not waits_for_client:
+                self.fail(f"it sent nothing for {self._stall} s")
+            self._seen = self.received
+            self.due = min(now + self._stall, self._deadline)
 
     def pause(self) -> None:
         if self.connection is not None:
@@ -121,13 +131,6 @@ class Relay(Exchange):
     def resume(self) -> None:
         if self.connection is not None:
             self.connection.resume()
-
-    def _check_stall(self, received: int) -> None:
-        waits_for_client = self.connection is not None and self.connection.paused
-        if self.received == received and not waits_for_client:
-            self.fail(f"it sent nothing for {self._stall} s")
-        elif self._stall is not None:
-            self._watch = self._loop.call_later(self._stall, self._check_stall, self.received)
 
     def _say_cut_short(self) -> None:
         """Ends a stream of events with an error frame; any other body is left visibly incomplete."""
