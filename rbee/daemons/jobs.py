@@ -97,6 +97,10 @@ class JobRunner:
         await self._store.close()
 
     @property
+    def handlers(self) -> Mapping[str, Handler]:
+        return self._handlers
+
+    @property
     def running(self) -> int:
         return len(self._live)
 

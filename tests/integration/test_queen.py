@@ -265,6 +265,6 @@ async def test_infer_of_an_unknown_model_or_a_dying_worker_fails_with_a_code(tmp
         assert (await c.run("Infer", model="none", prompt="x"))["error"]["code"] == "model_not_found"
         engine.script = Script(tokens=5, die_after=2)
         assert (await c.run("Infer", model=MODEL, prompt="x"))["error"]["code"] == "unreachable"
-        engine.script = Script(status=500)
-        job = await c.run("Infer", model=MODEL, prompt="x")
-        assert job["state"] in ("completed", "failed")
+        body = '{"error": {"message": "too long", "code": "context_length_exceeded"}}'
+        engine.script = Script(raw=f"HTTP/1.1 400 X\r\nContent-Length: {len(body)}\r\n\r\n{body}")
+        assert (await c.run("Infer", model=MODEL, prompt="x"))["error"]["code"] == "context_length_exceeded"
