@@ -153,7 +153,9 @@ def alive(record: dict[str, Any]) -> bool:
 
 
 def metadata(place: Path) -> list[dict[str, Any]]:
-    return [found for found in (read_json(name) for name in sorted(place.glob("*/metadata.json"))) if found]
+    """Of each directory there; hidden ones are still being made."""
+    files = sorted(f for f in place.glob("*/metadata.json") if not f.parent.name.startswith("."))
+    return [found for found in map(read_json, files) if found]
 
 
 def workers(state: Path) -> list[dict[str, Any]]:
