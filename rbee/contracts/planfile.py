@@ -23,6 +23,14 @@ class PlanFile:
     plan: Plan
     targets: tuple[str, ...] = ()
     destroy: bool = False
+    keep_models: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    """Read first: a plan of another format may differ in all the rest."""
+
+    format: int
 
 
 def dump(saved: PlanFile) -> bytes:
@@ -32,14 +40,15 @@ def dump(saved: PlanFile) -> bytes:
 def load(data: bytes, name: str) -> PlanFile:
     """The plan in a file's bytes. Raises RbeeError `bad_plan` (not a plan, or of another version of rbee)."""
     try:
-        saved = codec.decode(PlanFile, data)
+        found = codec.decode(_Header, data).format
+        saved = codec.decode(PlanFile, data) if found == FORMAT else None
     except codec.CodecError as e:
         raise RbeeError(
             f"{name} is not a plan: {e}.", code="bad_plan", mend="Make one with `rbee plan --out FILE`."
         ) from None
-    if saved.format != FORMAT:
+    if saved is None:
         raise RbeeError(
-            f"{name} has plan format {saved.format}; this rbee reads {FORMAT}.",
+            f"{name} has plan format {found}; this rbee reads {FORMAT}.",
             code="bad_plan",
             mend="Make the plan again.",
         )

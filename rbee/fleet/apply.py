@@ -17,6 +17,8 @@ from rbee.fleet.world import Tell, World
 Handler = Callable[[World, Action, Tell], None]
 OnEvent = Callable[[dict[str, Any]], None]
 
+_STOPPING = "Stopping: waiting for what has begun. Ctrl-C again ends at once."
+
 
 class _Run:
     """One execution: decided in the caller's thread; the pool's threads only do actions and report back."""
@@ -45,9 +47,8 @@ class _Run:
                     )
                     moved = True
                 elif len(self.running) < self.parallelism and all(n in self.outcomes for n in action.needs):
-                    del self.waiting[action.id]
                     self.running.add(action.id)
-                    self.on_event({"type": "action_start", **_about(action)})
+                    del self.waiting[action.id]
                     self.pool.submit(self._do, action)
 
     def _record(self, outcome: Outcome) -> None:
@@ -69,6 +70,7 @@ class _Run:
             )
 
         try:
+            emit({"type": "action_start"})
             self.handlers[action.kind](self.world, action, Tell(emit))
         except RbeeError as e:
             if self.world.stop.is_set() and e.code in ("cancelled", "interrupted"):
@@ -77,7 +79,7 @@ class _Run:
                 end("failed", e.message, e.mend, e.code)
         except OSError as e:
             end("failed", f"{e.strerror or e}" + (f": {e.filename}" if e.filename else ""), code="os_error")
-        except Exception as e:  # a defect of ours must not hang the others or hide what was done
+        except BaseException as e:  # a defect of ours must not hang the others or hide what was done
             end("failed", f"{type(e).__name__}: {e}", "This is a defect in rbee; please report it.", "internal")
         else:
             end("done")
@@ -96,6 +98,20 @@ class _Run:
         for action in list(self.waiting.values()):
             self._record(Outcome(action=action, status="skipped", error="interrupted before it began"))
 
+    def report(self, interrupted: bool) -> Report:
+        """Outcomes in the plan's order; what was not waited for is told as such."""
+        left = {
+            a.id: Outcome(action=a, status="interrupted", error="still running when it was left")
+            if a.id in self.running
+            else Outcome(action=a, status="skipped", error="interrupted before it began")
+            for a in self.plan.actions
+        }
+        return Report(
+            outcomes=tuple(self.outcomes.get(a.id, left[a.id]) for a in self.plan.actions),
+            interrupted=interrupted,
+            problems=self.plan.problems,
+        )
+
 
 def _about(action: Action) -> dict[str, Any]:
     return {"action": action.id, "kind": action.kind, "subject": action.subject, "hive": action.hive}
@@ -110,13 +126,14 @@ def execute(
 ) -> Report:
     """Do every action of a plan and report each. Blocks; `on_event` is called from several threads.
 
-    A failure skips what needs it and nothing else. On KeyboardInterrupt no further action starts, jobs on hives
-    are cancelled, what is running is waited for, and the report says `interrupted`.
+    A failure skips what needs it and nothing else. On KeyboardInterrupt (or `world.stop`) no further action
+    starts, jobs on hives are cancelled, what is running is waited for, and the report says `interrupted`. A
+    second KeyboardInterrupt returns the report at once; threads may still run then.
     """
     run = _Run(plan, handlers, world, on_event, parallelism)
-    interrupted = False
+    interrupts = 0
     try:
-        while run.waiting or run.running:
+        while (run.waiting or run.running) and interrupts < 2:
             try:
                 if world.stop.is_set():
                     run.abandon()
@@ -124,12 +141,10 @@ def execute(
                 if run.running:
                     run.wait_one()
             except KeyboardInterrupt:
-                interrupted = True
-                on_event(
-                    {"type": "interrupt", "message": "Stopping: waiting for what has begun. Ctrl-C again ends at once."}
-                )
-                world.interrupt()
+                interrupts += 1
+                if interrupts == 1:
+                    on_event({"type": "interrupt", "message": _STOPPING})
+                    world.interrupt()
     finally:
-        run.pool.shutdown(wait=not interrupted, cancel_futures=True)
-    ordered = tuple(run.outcomes[a.id] for a in plan.actions)
-    return Report(outcomes=ordered, interrupted=interrupted, problems=plan.problems)
+        run.pool.shutdown(wait=not interrupts, cancel_futures=True)
+    return run.report(interrupted=bool(interrupts) or world.stop.is_set())
