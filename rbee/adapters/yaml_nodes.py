@@ -101,7 +101,7 @@ class _Composer:
         for reference in bad:
             before = event.value[: reference.offset]
             line = mark.line + 1 + before.count("\n")
-            column = mark.column + 1 + len(before) + (event.style is not None) if "\n" not in before else 1
+            column = mark.column + 1 + len(before) + (event.style in ('"', "'")) if "\n" not in before else 1
             self.problems.append(
                 Problem(
                     summary=reference.summary,
@@ -124,7 +124,9 @@ class _Composer:
         return text
 
     def unknown_tag(self, event: Any) -> None:
-        self.problem(event, f"The tag {event.tag} is not known.", "Tags run no code here.", "Remove it.")
+        self.problem(
+            event, f"The tag {event.tag.replace(_YAML, '!!')} is not known.", "Tags run no code here.", "Remove it."
+        )
 
     def sequence(self, event: Any, depth: int) -> Node:
         if event.tag not in (None, "!", f"{_YAML}seq"):

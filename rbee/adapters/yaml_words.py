@@ -31,9 +31,9 @@ def syntax_problem(error: yaml.YAMLError, file: str, lines: Sequence[str]) -> Pr
 
 def _words(said: str, text: str, column: int) -> tuple[str, str]:
     at = text[column : column + 1]
+    if at == "\t" or text[:column].lstrip(" ").startswith("\t"):
+        return "A tab.", "Indent with spaces; YAML does not take tabs."
     if "cannot start any token" in said:
-        if "\t" in (at, text[:1]):
-            return "A tab.", "Indent with spaces; YAML does not take tabs."
         return f"A text cannot begin with {at!r}.", "Put the text in quotes."
     if "mapping values are not allowed" in said:
         return "A `: ` where no key can be.", f"Put a text that has `: ` in it in quotes. {_INDENT}"

@@ -130,11 +130,11 @@ class Schemas:
 
 
 def _unannotated(kind: Any, doc: Doc | None) -> tuple[Any, Doc | None]:
-    """The type inside `Annotated`, and its `Doc` unless a nearer one was given."""
+    """The type inside `Annotated`, and its `Doc` (the outermost of several) unless one was given."""
     if get_origin(kind) is not Annotated:
         return kind, doc
     inner, *notes = get_args(kind)
-    return inner, doc or next((n for n in notes if isinstance(n, Doc)), None)
+    return inner, doc or next((n for n in reversed(notes) if isinstance(n, Doc)), None)
 
 
 def _in_values(kind: Any, written: dict[str, Any]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _meeting_ports(scene: Scene) -> Iterator[Finding]:
             mend="Give one of them another port.",
         )
     first, last = port_range(hive.worker_ports)
-    if first <= queen_port <= last:
+    if first <= queen_port <= last < 65536:
         yield Finding(
             path=("queen", "listen"),
             summary=f"The queen's port {queen_port} is one of the workers' ({hive.worker_ports}).",

@@ -195,8 +195,8 @@ def _enough_ports(scene: Scene) -> Iterator[Finding]:
         if number > free[name]:
             ports = scene.spec.hives[name].worker_ports
             summary = f"{number} workers go to {name!r}, which has fewer ports for them ({ports})."
-            path: Path = ("hives", name, "worker_ports")
-            yield Finding(path=path, summary=summary, mend="Widen `worker_ports`, or ask for fewer replicas.")
+            mend = "Widen `worker_ports`, or ask for fewer replicas."
+            yield Finding(path=("hives", name, "worker_ports"), summary=summary, mend=mend, key=True)
     for name, worker in scene.spec.workers.items():
         if worker.where is None or worker.hive is not None:
             continue
