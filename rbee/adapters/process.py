@@ -193,6 +193,30 @@ def stop(identity: Identity, drain: float, on_step: Callable[[Step], None] = lam
     return graceful
 
 
+async def end(identity: Identity, drain: float, on_step: Callable[[Step], None] = lambda step: None) -> bool:
+    """`stop`, without blocking the loop."""
+    graceful = True
+    if alive(identity):
+        on_step("sigterm")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(identity.pid, signal.SIGTERM)
+        graceful = await _ended_within(identity, drain)
+    if not graceful:
+        on_step("sigkill")
+    kill_group(identity)
+    if not graceful:
+        await _ended_within(identity, 10.0)
+    return graceful
+
+
+async def _ended_within(identity: Identity, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(ended(identity, 0.1), seconds)
+    except asyncio.TimeoutError:
+        return False
+    return True
+
+
 def kill_group(identity: Identity) -> None:
     """SIGKILL to what is left of the group that this process leads or led; never to a stranger's.
 

@@ -89,6 +89,18 @@ def test_stop_kills_the_group_of_one_that_will_not_go(tmp_path: Path) -> None:
     until(lambda: not process.alive(grandchild))
 
 
+async def test_end_is_stop_for_a_loop(tmp_path: Path) -> None:
+    code = "import signal,time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    stubborn, willing = python(code, tmp_path / "log"), python("import time; time.sleep(60)", tmp_path / "other")
+    until(lambda: "up" in (tmp_path / "log").read_text())
+    steps: list[str] = []
+    assert not await process.end(stubborn, 0.1, steps.append)
+    assert steps == ["sigterm", "sigkill"]
+    assert await process.end(willing, 10)
+    assert [process.exit_status(who) for who in (stubborn, willing)] == [-signal.SIGKILL, -signal.SIGTERM]
+    assert await process.end(willing, 10)
+
+
 def test_members_that_outlive_their_leader_are_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     who = python("import subprocess; print(subprocess.Popen(['sleep','60']).pid)", log)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a hive keeps on disk of each worker, so that the next hive knows it again. Blocks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from rbee.adapters import process
+from rbee.adapters.paths import write_atomic
+from rbee.contracts import codec, defaults
+from rbee.contracts.configs import WorkerConfig
+from rbee.core.records import Mark, WorkerStatus
+from rbee.core.slug import slug
+
+_LAST_WORDS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessFile:
+    """`process.json`: who the process is, and what the hive decided when it started it.
+
+    `threads` counts against the machine's cores, `predicted` bytes against its memory until the worker is ready.
+    """
+
+    pid: int = 0
+    start_time: int = 0
+    started_at: str = ""
+    port: int = 0
+    threads: int = 0
+    predicted: int = 0
+    slots: int = 1
+    context_length: int | None = None
+    status: WorkerStatus = "starting"
+    reason: str | None = None
+    was_ready: bool = False
+    mark: Mark | None = None
+
+    @property
+    def identity(self) -> process.Identity | None:
+        return process.Identity(pid=self.pid, start_time=self.start_time) if self.pid else None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFolder:
+    """One worker's directory: `worker.json` (its settings), `process.json`, `worker.log`."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, root: Path, worker_id: str) -> WorkerFolder:
+        return cls(root / slug(worker_id))
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "worker.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "worker.log"
+
+    def save_config(self, config: WorkerConfig) -> None:
+        write_atomic(self.config_file, codec.encode_pretty(config), 0o600)
+
+    def save_process(self, state: ProcessFile) -> None:
+        write_atomic(self.path / "process.json", codec.encode_pretty(state), 0o600)
+
+    def load(self) -> tuple[WorkerConfig, ProcessFile] | None:
+        """None when its settings cannot be read: then nothing is known of it. A lost `process.json` is made up
+        for by looking for the process itself."""
+        try:
+            config = codec.decode(WorkerConfig, self.config_file.read_bytes())
+        except (OSError, codec.CodecError):
+            return None
+        try:
+            return config, codec.decode(ProcessFile, (self.path / "process.json").read_bytes())
+        except (OSError, codec.CodecError):
+            return config, self._found_running(config)
+
+    def _found_running(self, config: WorkerConfig) -> ProcessFile:
+        """For a hive killed between starting a worker and writing down its pid."""
+        port = int(config.listen.rpartition(":")[2])
+        for pid in psutil.pids():
+            if str(self.config_file) in process.argv_of(pid) and (who := process.identify(pid)) is not None:
+                return ProcessFile(pid=pid, start_time=who.start_time, port=port)
+        return ProcessFile(port=port, status="failed", reason="It was never started: the hive ended before that.")
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def bound_log(self) -> None:
+        """Keep the log under a bound: the newer half stays as `worker.log.1`. The worker appends, so it may be cut."""
+        try:
+            if self.log.stat().st_size > defaults.LOG_BYTES:
+                shutil.copyfile(self.log, self.path / "worker.log.1")
+                with self.log.open("r+b") as f:
+                    f.truncate(0)
+        except OSError:
+            return
+
+    def last_words(self) -> str:
+        """The last line of the log that says something, for a person; empty when there is none."""
+        try:
+            with self.log.open("rb") as f:
+                f.seek(max(0, self.log.stat().st_size - _LAST_WORDS))
+                lines = f.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return ""
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        try:
+            said = json.loads(last)
+        except ValueError:
+            return last
+        return str(said.get("message", last)) if isinstance(said, dict) else last
+
+
+def folders(root: Path) -> list[WorkerFolder]:
+    """The folders of all workers that were ever started and not forgotten."""
+    try:
+        return [WorkerFolder(path) for path in sorted(root.iterdir()) if path.is_dir()]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All workers of a hive. Lives on one event loop; whoever calls it must be on that loop too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aiohttp
+
+from rbee.adapters import process
+from rbee.contracts import defaults
+from rbee.contracts.configs import WorkerConfig
+from rbee.contracts.heartbeat import WorkerChange
+from rbee.core.errors import Conflict, NotFound
+from rbee.core.records import Mark, WorkerRecord
+from rbee.core.slug import slug
+from rbee.daemons.hive import ports
+from rbee.daemons.hive.admission import Needs, share_threads
+from rbee.daemons.hive.files import ProcessFile, WorkerFolder, folders
+from rbee.daemons.hive.life import Life, OnChange
+from rbee.daemons.hive.managed import ALIVE, Managed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A worker to be started; `config` lacks address and threads, which the supervisor gives."""
+
+    config: WorkerConfig
+    needs: Needs
+    port: int | None = None
+    mark: Mark | None = None
+
+
+class Supervisor:
+    """Starts, adopts, watches and stops workers. `on_change` is told of each that comes, fails or goes."""
+
+    def __init__(
+        self, root: Path, host: str, port_range: tuple[int, int], cores: Callable[[], int], on_change: OnChange
+    ) -> None:
+        self._root = root
+        self._host = host
+        self._ports = port_range
+        self._cores = cores
+        self._on_change = on_change
+        self._workers: dict[str, Managed] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self.closing = False
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        assert self._session is not None, "start() comes first"
+        return self._session
+
+    async def start(self, headers: dict[str, str]) -> None:
+        """Take up the workers of the hive before this one: those that run are adopted, those that died meanwhile
+        are started again, those that had failed stay failed."""
+        self._session = aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(force_close=True))
+        for folder in await asyncio.to_thread(folders, self._root):
+            found = await asyncio.to_thread(folder.load)
+            if found is None:
+                log.warning("forgetting a worker without readable settings: %s", folder.path)
+                await asyncio.to_thread(folder.remove)
+                continue
+            self._adopt(folder, *found)
+
+    def _adopt(self, folder: WorkerFolder, config: WorkerConfig, state: ProcessFile) -> None:
+        identity = state.identity
+        runs = identity is not None and process.is_ours(identity, str(folder.config_file))
+        worker = Managed(config=config, folder=folder, state=state, port_chosen=False)
+        self._workers[worker.id] = worker
+        if runs:
+            log.info("adopted worker %s (pid %d)", worker.id, state.pid)
+        elif state.status == "failed":
+            worker.settled.set()
+            return
+        else:
+            reason = "Its process ended while the hive was not running."
+            worker.state = replace(state, start_time=0, status="starting", reason=reason)
+            log.warning("worker %s: %s Starting it again", worker.id, reason)
+        self._live(worker)
+
+    async def stop(self) -> None:
+        """Stop watching. The workers are left running."""
+        self.closing = True
+        tasks = [w.task for w in self._workers.values() if w.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    # What there is.
+
+    def find(self, worker_id: str) -> Managed | None:
+        return self._workers.get(worker_id)
+
+    def by_pid(self, pid: int) -> Managed:
+        """Raises NotFound for a pid of none of these workers, whoever else may have it."""
+        having = [w for w in self._workers.values() if w.state.pid == pid and pid > 0]
+        if not having:
+            raise NotFound(f"No worker of this hive has pid {pid}.", code="worker_not_found")
+        # A failed worker's pid may have been given to a later one.
+        return next((w for w in having if w.state.status in ALIVE), having[0])
+
+    def records(self) -> tuple[WorkerRecord, ...]:
+        """Every worker, failed ones too, by id. Reads the process table: call it from a thread when there are many."""
+        return tuple(w.record() for _, w in sorted(self._workers.items()))
+
+    def using(self, model_id: str) -> list[Managed]:
+        """Workers that have the model open or will open it again."""
+        return [w for w in self._workers.values() if w.config.model == model_id and w.holds]
+
+    def on_device(self, device_id: str) -> tuple[str, ...]:
+        return tuple(w.id for w in self._workers.values() if w.config.device == device_id and w.holds)
+
+    def reserved_memory(self, device_id: str) -> int:
+        """Bytes that starting workers have been granted and do not hold yet."""
+        starting = [w for w in self._workers.values() if w.state.status == "starting" and w.config.device == device_id]
+        return sum(max(0, w.state.predicted - int((w.memory_mb() or 0) * 1e6)) for w in starting)
+
+    # What is done.
+
+    def begin(self, order: Order) -> Managed:
+        """Reserve threads and a port, and start the worker; `settled` tells when it is ready or has failed.
+
+        Nothing is awaited in here, so that two at once never get the same port or the same cores. A dead or failed
+        worker of that id is replaced. Raises Conflict, Insufficient, InvalidRequest.
+        """
+        worker_id = order.config.worker_id or self._new_id(order.config.model)
+        former = self._workers.get(worker_id)
+        if former is not None and (former.holds or former.stopping):
+            raise Conflict(f"Worker {worker_id!r} runs already (pid {former.state.pid}).", code="worker_exists")
+        threads = order.config.options.threads
+        if order.config.worker_type == "cpu":
+            threads = share_threads(threads, self._cores(), self._threads_given())
+        port = ports.pick(self._host, self._ports, self._ports_taken(), order.port)
+        config = replace(
+            order.config,
+            worker_id=worker_id,
+            listen=ports.join(self._host, port),
+            url=f"http://{ports.join(ports.reachable_host(self._host), port)}",
+            options=replace(order.config.options, threads=threads),
+        )
+        state = ProcessFile(
+            port=port,
+            threads=threads or 0,
+            predicted=order.needs.memory,
+            slots=order.needs.slots,
+            context_length=order.needs.context_length,
+            mark=order.mark,
+        )
+        folder = WorkerFolder.of(self._root, worker_id)
+        worker = Managed(config=config, folder=folder, state=state, port_chosen=order.port is None)
+        self._workers[worker_id] = worker
+        self._live(worker, former)
+        return worker
+
+    async def end(self, worker: Managed, on_step: Callable[[process.Step], None]) -> None:
+        """Stop a worker for good: SIGTERM, a bounded drain, SIGKILL to its group; then forget it."""
+        worker.stopping = True
+        identity = worker.identity
+        if worker.state.status in ALIVE:
+            worker.state = replace(worker.state, status="stopping")
+        if identity is not None and process.is_ours(identity, str(worker.folder.config_file)):
+            # The worker drains by itself for so long, and needs a moment to end its engine.
+            await process.end(identity, defaults.WORKER_DRAIN + defaults.ENGINE_STOP_TIMEOUT, on_step)
+            process.exit_status(identity)
+        await self._forget(worker)
+        self._on_change(
+            WorkerChange(action="removed", worker_id=worker.id, model=worker.config.model, device=worker.config.device)
+        )
+
+    async def _forget(self, worker: Managed) -> None:
+        if worker.task is not None:
+            worker.task.cancel()
+            await asyncio.wait({worker.task})
+            # Cancelled between starting a process and noting it: that one goes too.
+            identity = worker.identity
+            if identity is not None and process.is_ours(identity, str(worker.folder.config_file)):
+                await process.end(identity, 0)
+                process.exit_status(identity)
+        await asyncio.to_thread(worker.folder.remove)
+        if self._workers.get(worker.id) is worker:
+            del self._workers[worker.id]
+        worker.settled.set()
+
+    # For lives.
+
+    def other_port(self, worker: Managed) -> int:
+        return ports.pick(self._host, self._ports, self._ports_taken() | {worker.state.port})
+
+    def changed(self, change: WorkerChange) -> None:
+        self._on_change(change)
+
+    def _live(self, worker: Managed, former: Managed | None = None) -> None:
+        async def live() -> None:
+            if former is not None:
+                await self._bury(former)
+            await Life(worker, self).run()
+            worker.task = None
+
+        worker.task = asyncio.create_task(live(), name=f"worker-{worker.id}")
+
+    async def _bury(self, former: Managed) -> None:
+        """A failed worker whose process still stands (it answers 503) goes when its successor comes."""
+        former.stopping = True
+        identity = former.identity
+        if identity is not None and process.is_ours(identity, str(former.folder.config_file)):
+            await process.end(identity, defaults.ENGINE_STOP_TIMEOUT)
+            process.exit_status(identity)
+        if former.task is not None:
+            former.task.cancel()
+            await asyncio.wait({former.task})
+        await asyncio.to_thread(former.folder.remove)
+
+    def _threads_given(self) -> dict[str, int]:
+        return {w.id: w.state.threads for w in self._workers.values() if w.config.worker_type == "cpu" and w.holds}
+
+    def _ports_taken(self) -> set[int]:
+        return {w.state.port for w in self._workers.values() if w.holds}
+
+    def _new_id(self, model: str) -> str:
+        while True:
+            made = f"{slug(model)}-{secrets.token_hex(2)}"
+            if made not in self._workers:
+                return made
