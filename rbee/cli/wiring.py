@@ -115,8 +115,13 @@ class RealHome:
     def write_queen_config(self, config: QueenConfig) -> None:
         write_atomic(self.paths.queen_config, codec.encode_pretty(config), mode=0o600)
 
-    def remove_queen_config(self) -> None:
-        self.paths.queen_config.unlink(missing_ok=True)
+    def forget(self) -> None:
+        gone = [self.paths.queen_config]
+        gone += [self.paths.data / f"{name}.db{end}" for name in ("queen", "hive") for end in ("", "-wal", "-shm")]
+        if not self._given:
+            gone.append(self._token_file)
+        for path in gone:
+            path.unlink(missing_ok=True)
 
 
 def predict_memory(model: ModelSpec, worker: WorkerSpec) -> int | None:

@@ -52,7 +52,7 @@ def configure(world: World, action: Action, tell: Tell) -> None:
 
 def stop(world: World, action: Action, tell: Tell) -> None:
     service(world.local, world.python, "stop", "queen")
-    world.home.remove_queen_config()
+    world.home.forget()
 
 
 def register(world: World, action: Action, tell: Tell) -> None:
