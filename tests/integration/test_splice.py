@@ -23,6 +23,7 @@ from rbee.adapters.splice import (
     Splice,
     Upstream,
     UpstreamError,
+    read_body,
 )
 from tests.support.mock_engine import MockEngine, Script, chunk, event
 
@@ -47,7 +48,7 @@ class Gateway:
             response = await self.splice.forward(
                 request,
                 upstream=self.upstream,
-                body=await request.read(),
+                body=await read_body(request, 2**25),
                 on_head=lambda status, head: self.heads.append(status),
                 **options,
             )
@@ -221,6 +222,15 @@ async def test_a_header_that_would_break_out_of_its_line_is_refused(where: str, 
         client.ask(b"{}")
         assert (await client.answer())[0] == 500
         assert engine.requests == 0
+
+
+@pytest.mark.parametrize("size", [1_000_000, 2**25 + 1, 2**26 + 1])
+async def test_a_body_too_large_is_refused_before_the_worker_sees_it(size: int) -> None:
+    async with MockEngine() as engine, serving(engine) as gateway, client_of(gateway) as client:
+        client.ask(b" " * size + b"{}")
+        status, _, _ = await client.answer()
+        assert status == (200 if size < 2**25 else 413)
+        assert engine.requests == (status == 200)
 
 
 # Kinds of answers.

@@ -4,7 +4,7 @@
 The front stays aiohttp: a handler reads the body, calls `Splice.forward` and returns what that returns.
 """
 
-from .client import End, Outcome, SentResponse
+from .client import End, Outcome, SentResponse, read_body
 from .connection import Upstream
 from .core import Splice
 from .errors import (
@@ -33,4 +33,5 @@ __all__ = [
     "SseEvent",
     "Upstream",
     "UpstreamError",
+    "read_body",
 ]

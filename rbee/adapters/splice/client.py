@@ -31,6 +31,19 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The request's whole body, once. Raises aiohttp's HTTPRequestEntityTooLarge (413) above `limit` bytes.
+
+    Most bodies are there when the handler starts; those are taken without waiting. The app's
+    `client_max_size` holds for the others.
+    """
+    content = request.content
+    body = content.read_nowait() if content.is_eof() else await request.read()
+    if len(body) > limit:
+        raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=len(body))
+    return body
+
+
 class SentResponse(web.StreamResponse):
     """What a handler returns when the answer has been written past aiohttp: nothing is left to send.
 

@@ -38,6 +38,7 @@ _NOT_FORWARDED = _HOP_BY_HOP | {
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TARGET = re.compile(r"/[\x21-\x7e]*\Z")
 _ANSWER_HOP = re.compile(rb"\r\n(?:connection|keep-alive|proxy-connection|upgrade)[ \t]*:[^\r\n]*", re.IGNORECASE)
+_HOP_IN_LOWER = re.compile(rb"\r\n(?:connection|keep-alive|proxy-connection|upgrade)")
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:[^\r\n]*", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding[ \t]*:[^\r\n]*\bchunked[ \t]*\r\n", re.IGNORECASE)
 _SSE = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*text/event-stream\b", re.IGNORECASE)
@@ -85,9 +86,7 @@ def _request_line(method: str, target: str) -> bytes:
 def _nominated(headers: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """The names that a `Connection` header declares to be about this connection only."""
     values = [value for name, value in headers if name.lower() == b"connection"]
-    if values in ([b"keep-alive"], [b"close"]):
-        return frozenset()
-    return frozenset(token.strip().lower() for value in values for token in value.split(b","))
+    return frozenset(token.strip().lower() for value in values for token in value.split(b",")) - {b"host"}
 
 
 def request_head(
@@ -107,15 +106,18 @@ def request_head(
     written as given and replace the client's of the same name. Raises ValueError for a target, a name
     or a value that would break out of its line.
     """
-    drop: frozenset[bytes] | set[bytes] = _NOT_FORWARDED
-    names = [name.lower() for name, _ in client_headers]
-    if b"connection" in names:
-        drop = drop | _nominated(client_headers)
     own = [header_line(name, value) for name, value in headers]
-    if own:
-        drop = drop | {mark[2:-1] for _, mark in own}
+    drop = _NOT_FORWARDED.union([mark[2:-1] for _, mark in own]) if own else _NOT_FORWARDED
     lines = [_request_line(method, target), _host_line(host, port)]
-    lines += [b"%b: %b\r\n" % pair for pair, name in zip(client_headers, names, strict=True) if name not in drop]
+    nominated: frozenset[bytes] = frozenset()
+    for header in client_headers:
+        name = header[0].lower()
+        if name not in drop:
+            lines.append(b"%b: %b\r\n" % header)
+        elif name == b"connection" and header[1] != b"keep-alive":
+            nominated = _nominated(client_headers)
+    if nominated:
+        lines = [line for line in lines if line.partition(b":")[0].lower() not in nominated]
     lines += [text for text, _ in own]
     if body_length is not None:
         lines.append(b"Content-Length: %d\r\n" % body_length)
@@ -134,7 +136,7 @@ def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: boo
     connection ends with this answer; `decoded` drops `Transfer-Encoding` (the body follows bare).
     """
     lower = head.lower()
-    if b"\r\nconnection" in lower or b"\r\nkeep-alive" in lower or b"\r\nupgrade" in lower or b"\r\nproxy-c" in lower:
+    if _HOP_IN_LOWER.search(lower):
         head = _ANSWER_HOP.sub(b"", head)
     if decoded:
         head = _TRANSFER_ENCODING.sub(b"", head)
@@ -144,8 +146,12 @@ def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: boo
     if not head.startswith(b"HTTP/1.1 "):
         head = b"HTTP/1.1 " + head[head.index(b" ") + 1 :]
     first = head.index(b"\r\n") + 2
-    closing = b"Connection: close\r\n" if close else b""
-    return b"".join((head[:first], *[line for line, _ in extra], closing, head[first:]))
+    parts = [head[:first]]
+    parts += [text for text, _ in extra]
+    if close:
+        parts.append(b"Connection: close\r\n")
+    parts.append(head[first:])
+    return b"".join(parts)
 
 
 def is_chunked(head: bytes) -> bool:

@@ -46,7 +46,7 @@ def build(engine_port: int) -> web.Application:
 
     app = web.Application(client_max_size=2**26)
     app.cleanup_ctx.append(session)
-    app.router.add_post("/{tail:.*}", relay)
+    app.router.add_post("/v1/chat/completions", relay)
     return app
 
 

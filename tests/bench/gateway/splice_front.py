@@ -12,7 +12,7 @@ import time
 import uvloop
 from aiohttp import web
 
-from rbee.adapters.splice import Splice, Upstream
+from rbee.adapters.splice import Splice, Upstream, read_body
 from rbee.contracts.openai import peek
 
 
@@ -23,14 +23,14 @@ def build(engine_port: int) -> web.Application:
     extra = [("X-Request-Id", "bench"), ("X-Rbee-Worker", "bench")]
 
     async def forward(request: web.Request) -> web.StreamResponse:
-        body = await request.read()
+        body = await read_body(request, 2**26)
         peek(body)
         return await splice.forward(
             request, upstream=upstream, body=body, extra_headers=extra, first_byte_timeout=60, stall_timeout=60
         )
 
     app = web.Application(client_max_size=2**26)
-    app.router.add_post("/{tail:.*}", forward)
+    app.router.add_post("/v1/chat/completions", forward)
     return app
 
 
