@@ -25,6 +25,8 @@ from rbee.core.errors import Insufficient, NotFound, RbeeError, Unauthorized, Un
 CHUNK = 2**20
 #: Tries without a single new byte before giving up; any progress starts the count again.
 TRIES = 6
+#: Bytes that may wait unread: when a connection breaks, what waits is lost.
+BUFFER = 2**17
 #: A connection that says nothing for this long has stalled.
 SILENCE = 30.0
 #: Left free on the disk beside the file itself.
@@ -63,7 +65,7 @@ class _Again(Exception):
         self.wait = wait
 
 
-async def fetch(located: Located, target: Path, expected: str | None, on_bytes: OnBytes) -> Fetched:
+async def fetch(located: Located, target: Path, expected: str | None, on_bytes: OnBytes, tries: int = TRIES) -> Fetched:
     """Download `located.url` to `target` (renamed into place when whole and right).
 
     `expected` is the SHA-256 it must have, else what the source says. `on_bytes(done, total)` is called as they
@@ -71,11 +73,11 @@ async def fetch(located: Located, target: Path, expected: str | None, on_bytes: 
     keeps the part too. Raises RbeeError: insufficient_resources (before a byte is written when the size is
     known), checksum_mismatch, not_found, unauthorized, unreachable.
     """
-    download = _Download(located, target, expected or located.sha256, on_bytes)
+    download = _Download(located, target, expected or located.sha256, on_bytes, tries)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=defaults.CONNECT_TIMEOUT * 2, sock_read=SILENCE)
     # Bytes as they are in the file: no decompression.
     async with aiohttp.ClientSession(
-        timeout=timeout, auto_decompress=False, headers={"Accept-Encoding": "identity"}, read_bufsize=CHUNK
+        timeout=timeout, auto_decompress=False, headers={"Accept-Encoding": "identity"}, read_bufsize=BUFFER
     ) as session:
         return await download.run(session)
 
@@ -83,8 +85,9 @@ async def fetch(located: Located, target: Path, expected: str | None, on_bytes: 
 class _Download:
     """One download; a single task uses it."""
 
-    def __init__(self, located: Located, target: Path, expected: str | None, on_bytes: OnBytes) -> None:
+    def __init__(self, located: Located, target: Path, expected: str | None, on_bytes: OnBytes, tries: int) -> None:
         assert located.url is not None
+        self.tries = tries
         self.located, self.target, self.expected, self.on_bytes = located, target, expected, on_bytes
         self.url = located.url
         self.host = urlsplit(located.url).hostname or located.url
@@ -125,7 +128,7 @@ class _Download:
                 return
             except (aiohttp.ClientError, asyncio.TimeoutError, _Again, ConnectionError) as e:
                 failures = 1 if self.done > before else failures + 1
-                if failures >= TRIES:
+                if failures >= self.tries:
                     raise Unreachable(
                         f"The download from {self.host} failed {failures} times in a row: {_reason(e)}.",
                         mend="What is there is kept; the same download continues from it.",

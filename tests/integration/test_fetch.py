@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Downloads against servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from rbee.adapters.sources import Fetched, Located, fetch
+from rbee.adapters.sources.fetch import Origin
+from rbee.contracts import codec
+from rbee.core.errors import Insufficient, NotFound, RbeeError, Unauthorized, Unreachable
+from tests.support.files_server import FileServer, file_server
+
+DATA = os.urandom(1_500_000)
+
+
+async def get(
+    server: FileServer, target: Path, *, sha256: str | None = None, size: int | None = None, tries: int = 6
+) -> Fetched:
+    headers = {"Authorization": "Bearer s3cret"}
+    located = Located(filename=target.name, url=f"{server.url}/model.gguf", size=size, headers=headers)
+    return await fetch(located, target, sha256, lambda done, total: None, tries)
+
+
+def whole(target: Path, fetched: Fetched, data: bytes = DATA) -> None:
+    """There, right, and nothing beside it."""
+    assert target.read_bytes() == data
+    assert fetched.size == len(data)
+    assert [p.name for p in target.parent.iterdir()] == [target.name]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "model.gguf"
+
+
+async def test_plain_download_hashes_and_tells_progress(target: Path) -> None:
+    async with file_server(DATA) as server:
+        told: list[tuple[int, int | None]] = []
+        fetched = await fetch(
+            Located(filename="model.gguf", url=f"{server.url}/model.gguf"), target, None, lambda *p: told.append(p)
+        )
+    whole(target, fetched)
+    assert fetched.sha256 == server.sha256
+    assert told[-1] == (len(DATA), len(DATA))
+    assert told == sorted(told)
+
+
+async def test_dropped_connections_are_resumed_where_they_broke(target: Path) -> None:
+    async with file_server(DATA, drops=[300_000, 400_000]) as server:
+        whole(target, await get(server, target, sha256=server.sha256))
+        assert len(server.seen) == 3
+        assert 0 == server.starts[0] < server.starts[1] <= server.starts[2]
+        assert server.seen[1]["If-Range"] == '"one"'
+
+
+async def test_server_without_ranges_is_begun_again(target: Path) -> None:
+    async with file_server(DATA, drops=[300_000], ranges=False) as server:
+        whole(target, await get(server, target))
+        assert len(server.seen) == 2
+
+
+async def test_a_part_is_taken_up_by_the_next_download(target: Path) -> None:
+    async with file_server(DATA, hold_after=500_000) as server:
+        first = asyncio.create_task(get(server, target))
+        await asyncio.wait_for(server.holding.wait(), 10)
+        part = target.with_name("model.gguf.part")
+        while not part.exists() or part.stat().st_size < 400_000:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert part.exists(), "the part must stay for the next time"
+        assert not target.exists()
+        server.hold_after = None
+        server.go_on.set()
+        whole(target, await get(server, target))
+        assert server.starts[1] >= 400_000
+
+
+async def test_file_changed_between_two_tries_is_fetched_anew(target: Path) -> None:
+    other = os.urandom(len(DATA))
+    async with file_server(DATA, drops=[500_000], statuses=[]) as server:
+        server.drops = [500_000]
+        download = asyncio.create_task(get(server, target))
+        while not server.seen:
+            await asyncio.sleep(0)
+        server.data, server.etag = other, '"two"'
+        fetched = await download
+    # The first answer may have been of either; what is published is all of one.
+    assert target.read_bytes() == other
+    assert fetched.size == len(other)
+
+
+async def test_without_any_validator_a_part_is_not_trusted(target: Path) -> None:
+    async with file_server(DATA, etag=None) as server:
+        target.parent.mkdir()
+        target.with_name("model.gguf.part").write_bytes(b"not the beginning of it")
+        whole(target, await get(server, target))
+        assert server.starts == [0]
+
+
+async def test_a_wrong_part_is_found_out_by_the_digest(target: Path) -> None:
+    async with file_server(DATA, drops=[300_000, 300_000, 300_000, 300_000, 300_000]) as server:
+        first = asyncio.create_task(get(server, target, sha256=server.sha256))
+        part = target.with_name("model.gguf.part")
+        while not part.exists() or part.stat().st_size < 200_000:
+            await asyncio.sleep(0.005)
+        first.cancel()
+        await asyncio.wait({first})
+        server.drops = []
+        hurt = bytearray(part.read_bytes())
+        hurt[1000] ^= 0xFF
+        part.write_bytes(hurt)
+        whole(target, await get(server, target, sha256=server.sha256))
+        assert server.starts[-2] > 0
+        assert server.starts[-1] == 0
+
+
+async def test_wrong_digest_is_refused_and_thrown_away(target: Path) -> None:
+    async with file_server(DATA) as server:
+        with pytest.raises(RbeeError, match="SHA-256") as told:
+            await get(server, target, sha256="0" * 64)
+    assert told.value.code == "checksum_mismatch"
+    assert list(target.parent.iterdir()) == []
+
+
+async def test_a_server_that_promises_more_than_it_sends_is_given_up(target: Path) -> None:
+    async with file_server(DATA, claims_more=10, ranges=False) as server:
+        with pytest.raises(Unreachable, match="failed 2 times in a row"):
+            await get(server, target, tries=2)
+    assert not target.exists()
+
+
+async def test_length_that_contradicts_the_index_is_refused(target: Path) -> None:
+    async with file_server(DATA) as server:
+        with pytest.raises(RbeeError, match="index says") as told:
+            await get(server, target, size=len(DATA) + 1)
+    assert told.value.code == "wrong_length"
+
+
+async def test_redirect_to_another_origin_is_not_shown_the_token(target: Path) -> None:
+    async with file_server(DATA) as store, file_server(b"", redirect_to=f"{store.url}/model.gguf") as hub:
+        whole(target, await get(hub, target))
+        assert hub.seen[0]["Authorization"] == "Bearer s3cret"
+        assert "Authorization" not in store.seen[0]
+
+
+async def test_busy_servers_are_asked_again(target: Path) -> None:
+    async with file_server(DATA, statuses=[503, 429, 500]) as server:
+        whole(target, await get(server, target))
+        assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(404, NotFound), (401, Unauthorized), (403, Unauthorized), (418, RbeeError)]
+)
+async def test_what_asking_again_will_not_mend_is_told_at_once(
+    target: Path, status: int, kind: type[RbeeError]
+) -> None:
+    async with file_server(DATA, statuses=[status]) as server:
+        with pytest.raises(kind) as told:
+            await get(server, target)
+        assert len(server.seen) == 1
+        assert "s3cret" not in str(told.value)
+
+
+async def test_disk_that_cannot_hold_it_is_told_before_the_first_byte(target: Path) -> None:
+    async with file_server(DATA) as server:
+        with pytest.raises(Insufficient, match="MB free"):
+            await get(server, target, size=10**18)
+        assert server.seen == []
+
+
+async def test_finished_part_needs_no_more_bytes(target: Path) -> None:
+    async with file_server(DATA, claims_more=0) as server:
+        fetched = await get(server, target)
+        target.rename(target.with_name("model.gguf.part"))
+        note = Origin(url=f"{server.url}/model.gguf", validator='"one"', size=len(DATA))
+        target.with_name("model.gguf.part.json").write_bytes(codec.encode(note))
+        again = await get(server, target)
+    assert again == fetched
+    whole(target, again)
