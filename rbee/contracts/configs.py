@@ -94,7 +94,10 @@ RELOADABLE = ("hives", "models", "aliases", "policies")
 
 def boot_digest(config: QueenConfig) -> str:
     """Digest of the settings that ask for a restart when they change (addresses, token, local hive)."""
-    return digest({k: v for k, v in codec.to_mapping(config).items() if k not in RELOADABLE and k != "release"})
+    boot = {k: v for k, v in codec.to_mapping(config).items() if k not in (*RELOADABLE, "release")}
+    if config.local_hive is not None:
+        boot["local_hive"] = {k: v for k, v in boot["local_hive"].items() if k != "release"}
+    return digest(boot)
 
 
 def config_digest(config: HiveConfig | QueenConfig) -> str:
