@@ -6,11 +6,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rbee.adapters.paths import Paths
 from rbee.cli.daemons import read_config, read_token
-from rbee.contracts.configs import HiveConfig, QueenConfig
+from rbee.contracts.configs import HiveConfig, KnownHive, QueenConfig
 from rbee.daemons import app, logs
+
+if TYPE_CHECKING:
+    from rbee.daemons.queen.app import QueenDaemon
 
 
 def run_hive(path: Path | None) -> None:
@@ -48,23 +52,23 @@ def run_queen(path: Path | None) -> None:
         await queen.start()
         try:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, queen.reload_quietly)
-            await _with_local_hive(config, paths, queen.local_url, stop)
+            await _with_local_hive(queen, config.local_hive, paths, stop)
         finally:
             await queen.stop()
 
     app.run(main)
 
 
-async def _with_local_hive(config: QueenConfig, paths: Paths, queen_url: str, stop: asyncio.Event) -> None:
-    if config.local_hive is None:
+async def _with_local_hive(queen: QueenDaemon, config: HiveConfig | None, paths: Paths, stop: asyncio.Event) -> None:
+    if config is None:
         await stop.wait()
         return
     from rbee.daemons.hive.app import HiveDaemon
 
-    hive_config = config.local_hive
-    hive = HiveDaemon(hive_config, paths, read_token(hive_config.token_file, paths))
+    hive = HiveDaemon(config, paths, read_token(config.token_file, paths))
     await hive.start()
     try:
+        queen.add_local_hive(KnownHive(hive_id=config.hive_id, url=hive.url))
         await stop.wait()
     finally:
         await hive.stop()

@@ -63,10 +63,11 @@ async def _no_such_path(request: web.Request) -> web.StreamResponse:
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's connection, which also knows the listener that it came in by."""
+    """aiohttp's connection, which also knows the listener that it came in by, and whether a handler is at work."""
 
-    __slots__ = ("listener",)
+    __slots__ = ("busy", "listener")
 
+    busy: bool
     listener: Listener
 
 
@@ -118,6 +119,7 @@ class Server:
         def connection() -> web.RequestHandler:
             made = _Connection(server, loop=loop, **settings)
             made.listener = listener
+            made.busy = False
             return made
 
         return connection
@@ -128,12 +130,19 @@ class Server:
             server.close()
         inner = self._runner.server
         if inner is not None:
+            await asyncio.sleep(0)  # what has just arrived is taken
             inner.pre_shutdown()  # each connection closes after the request it is in
-            deadline = asyncio.get_running_loop().time() + drain
-            while inner.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)  # aiohttp tells nobody when a connection is done
+            clock = asyncio.get_running_loop().time
+            deadline = clock() + drain
+            # Nobody tells when a connection is done.
+            while clock() < deadline and any(c.busy for c in _ours(inner.connections)):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         await self._runner.cleanup()
         self._servers.clear()
+
+
+def _ours(connections: Iterable[object]) -> list[_Connection]:
+    return [c for c in connections if isinstance(c, _Connection)]
 
 
 def _port(sockets: Sequence[Any]) -> int:

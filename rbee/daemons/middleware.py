@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from aiohttp import web
 
@@ -80,6 +81,8 @@ def guard(handler: WebHandler, access: Access) -> WebHandler:
     """
 
     async def guarded(request: web.Request) -> web.StreamResponse:
+        connection: Any = request.protocol
+        connection.busy = True
         try:
             if access == "token":
                 authorize(request, listener_token(request))
@@ -102,14 +105,14 @@ def guard(handler: WebHandler, access: Access) -> WebHandler:
                 status=500,
                 content_type="application/json",
             )
+        finally:
+            connection.busy = False
 
     return guarded
 
 
 def listener_token(request: web.Request) -> Token | None:
-    """The token that the listener of this request wants; None on an open one. Raises when nobody can tell."""
-    listener = getattr(request.protocol, "listener", None)
-    if listener is None:
-        raise errors.Unauthorized("This connection belongs to no listener.")
-    token: Token | None = listener.token
+    """The token that the listener of this request wants; None on an open one."""
+    connection: Any = request.protocol
+    token: Token | None = connection.listener.token
     return token

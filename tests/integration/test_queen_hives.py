@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ async def test_a_queen_learns_the_fleet_from_its_hives(tmp_path: Path) -> None:
         async with hive.run(tmp_path):
             for _ in range(2):  # the second is a queen that restarted
                 async with queen_in(tmp_path, queen_config(hives=(hive.known,)), TOKEN) as c:
-                    await eventually(lambda c=c: "w1" in c.queen.registry.workers)
+                    await eventually(functools.partial(c.queen.registry.workers.get, "w1"))
                     async with c.chat(headers={"X-Request-Timeout": "10"}) as answer:
                         assert answer.status == 200
                         assert answer.headers["X-Rbee-Hive"] == "h1"
@@ -179,3 +180,4 @@ def test_a_hive_is_told_an_address_that_it_can_reach() -> None:
     assert queen_url_for("http://192.168.1.20:7835", local, fleet[:1]) == fleet[0]
     assert queen_url_for("http://127.0.0.1:7835", local, []) == local
     assert queen_url_for("http://198.51.100.7:7835", local, fleet) in fleet
+    assert queen_url_for("http://198.51.100.7:7835", local, []) is None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import time
@@ -40,6 +41,7 @@ from rbee.daemons.queen.routes import Endpoints
 log = logging.getLogger(__name__)
 
 _SWEEP_EVERY = 5.0
+ANYWHERE = ("0.0.0.0", "::")
 
 
 class QueenDaemon:
@@ -98,7 +100,7 @@ class QueenDaemon:
             self.prober,
             self._http,
             token=self._token,
-            queen_url_for=lambda hive_url: queen_url_for(hive_url, self.local_url, self._fleet_urls),
+            queen_url_for=lambda hive_url: queen_url_for(hive_url, self.local_url, self._fleet_urls, self._any_port),
             clock=self._clock,
         )
         self.catalog = Catalog(self.registry, self.config)
@@ -158,22 +160,21 @@ class QueenDaemon:
     @property
     def local_url(self) -> str:
         """As processes of this machine reach it."""
-        host, port = self._listeners[0].host, self._server.ports[0]
-        if host in ("0.0.0.0", "::"):
-            return f"http://127.0.0.1:{port}"
-        return self.urls[0]
+        return f"http://127.0.0.1:{self._any_port}" if self._any_port is not None else self.urls[0]
+
+    @property
+    def _any_port(self) -> int | None:
+        """The port of the clients' listener when that is on all addresses."""
+        return self._server.ports[0] if self._listeners[0].host in ANYWHERE else None
 
     @property
     def _fleet_urls(self) -> list[str]:
-        network = [u for u in self.urls if not access.is_loopback(urlsplit(u).hostname or "")]
-        port = self._server.ports[0]
-        said = [access.split_address(x) for x in self.config.fleet_listen]
-        # An address of `fleet_listen` that the clients' wildcard listener already covers is still what hives are told.
-        covered = [f"http://{f'[{h}]' if ':' in h else h}:{port}" for h, _ in said if self._covered(h)]
-        return covered or [u for u in network if urlsplit(u).hostname not in ("0.0.0.0", "::")]
-
-    def _covered(self, host: str) -> bool:
-        return self._listeners[0].host in ("0.0.0.0", "::") and all(x.host != host for x in self._listeners)
+        """What hives on other machines may be told; an address that the clients' listener covers counts too."""
+        found = [u for u in self.urls if not access.is_loopback(urlsplit(u).hostname or "")]
+        if self._any_port is not None:
+            hosts = [access.split_address(x)[0] for x in self.config.fleet_listen]
+            found += [f"http://{f'[{h}]' if ':' in h else h}:{self._any_port}" for h in hosts]
+        return [u for u in found if urlsplit(u).hostname not in ANYWHERE]
 
     # What it is told and tells.
 
@@ -225,6 +226,7 @@ class QueenDaemon:
             "version": rbee.__version__,
             "release": self.config.release,
             "config_digest": config_digest(self.config),
+            "token_digest": token_digest(self._token),
             "hives": [self.hives.summary(h) for _, h in sorted(self.hives.by_id.items())],
             "pid": os.getpid(),
             "started_at": self.started_at,
@@ -252,13 +254,18 @@ class QueenDaemon:
                 self._splice.drop(worker.upstream)
 
 
+def token_digest(token: Token | None) -> str | None:
+    """First 16 hex digits of the token's SHA-256: tells that the file has another one by now, and no more."""
+    return hashlib.sha256(token.reveal().encode()).hexdigest()[:16] if token is not None else None
+
+
 def listeners_of(config: QueenConfig, token: Token | None) -> list[access.Listener]:
     """The clients' listener, then those for hives, without what the first one covers already."""
     first = access.listener(config.listen, token)
     found = [first]
     for said in config.fleet_listen:
         more = access.listener(said, token)
-        covered = first.host in ("0.0.0.0", "::") and first.port == more.port
+        covered = first.host in ANYWHERE and first.port == more.port
         if not covered and (more.port == 0 or all((x.host, x.port) != (more.host, more.port) for x in found)):
             found.append(more)
     return found

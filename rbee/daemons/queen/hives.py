@@ -58,7 +58,7 @@ class Hives:
         http: aiohttp.ClientSession,
         *,
         token: Token | None,
-        queen_url_for: Callable[[str], str],
+        queen_url_for: Callable[[str], str | None],
         clock: Callable[[], float],
         interval: float = defaults.HEARTBEAT_INTERVAL,
     ) -> None:
@@ -80,6 +80,8 @@ class Hives:
             old = self.by_id.get(hive_id)
             if old is not None and old.known.url == known.url:
                 old.known = known
+                if old.error:
+                    old.wake.set()  # whoever says so has perhaps just mended it
                 continue
             if old is not None:
                 self._cancel(old)
@@ -123,7 +125,8 @@ class Hives:
         """`GET /capabilities?queen_url=...`: what is there, and from now on its heartbeats. Raises Unreachable."""
         url = hive.known.url.rstrip("/")
         headers = self._token.header if self._token else {}
-        query = {"queen_url": self._queen_url_for(url)}
+        mine = self._queen_url_for(url)
+        query = {"queen_url": mine} if mine else {}
         timeout = aiohttp.ClientTimeout(total=defaults.PROBE_TIMEOUT, connect=defaults.CONNECT_TIMEOUT)
         try:
             async with self._http.get(f"{url}/capabilities", params=query, headers=headers, timeout=timeout) as answer:
@@ -209,17 +212,21 @@ async def _pause(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-def queen_url_for(hive_url: str, local_url: str, fleet_urls: list[str]) -> str:
-    """The queen's URL as this hive reaches it: loopback only for a hive on loopback, else a fleet listener's.
+def queen_url_for(hive_url: str, local_url: str, fleet_urls: list[str], any_port: int | None = None) -> str | None:
+    """The queen's URL as this hive reaches it; None when it cannot: a loopback address is for loopback only.
 
-    Of several, the one whose address this machine would use towards the hive.
+    Of several addresses the one that this machine would use towards the hive. `any_port`: the port of a listener
+    on all addresses, if there is one.
     """
     host = urlsplit(hive_url).hostname or ""
-    if is_loopback(host) or not fleet_urls:
+    if is_loopback(host):
         return local_url
-    if len(fleet_urls) > 1 and (mine := _address_towards(host)):
-        return next((u for u in fleet_urls if urlsplit(u).hostname == mine), fleet_urls[0])
-    return fleet_urls[0]
+    if len(fleet_urls) == 1:
+        return fleet_urls[0]
+    mine = _address_towards(host)
+    if any_port is not None and mine:
+        return f"http://{f'[{mine}]' if ':' in mine else mine}:{any_port}"
+    return next((u for u in fleet_urls if urlsplit(u).hostname == mine), fleet_urls[0] if fleet_urls else None)
 
 
 def _address_towards(host: str) -> str | None:
