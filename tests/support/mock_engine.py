@@ -268,8 +268,7 @@ def main() -> None:
     """Serves until killed."""
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve())
+    uvloop.run(_serve())
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ class Exchange:
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.exchange = None
-            if self._keep_alive:
+            if self._keep_alive and not connection.transport.get_write_buffer_size():
                 connection.pool.release(connection)
             else:
                 connection.abort()

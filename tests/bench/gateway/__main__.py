@@ -7,7 +7,6 @@ The gateway under load has one core, load and mock engine the other. CPU figures
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -205,8 +204,7 @@ def main() -> None:
             started = stack.enter_context(process(one.argv(setup), 0))
             wait_for(setup.port, started)
             everyone.append(Running(one, setup.port, started.pid))
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            medians = runner.run(rounds(everyone, size, lambda line: print(line, file=sys.stderr)))
+        medians = uvloop.run(rounds(everyone, size, lambda line: print(line, file=sys.stderr)))
     compared = ratios(medians) if "aiohttp relay" in medians else {}
     print(table(medians))
     for what, ratio in compared.items():
