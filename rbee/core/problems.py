@@ -57,4 +57,4 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     if not known:
         return ""
     shown = ", ".join(sorted(known)[:10])
-    return f"Known: {shown}{', ...' if len(known) > 10 else ''}."
+    return f"Known: {shown}{', ...' if len(known) > 10 else '.'}"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rbee.adapters.yaml_source import YamlFiles
 from rbee.contracts import codec
+from rbee.contracts.schemas import SCHEMAS
 from rbee.core.problems import ProblemsError
 from rbee.core.spec import (
     Defaults,
@@ -119,41 +120,12 @@ def test_any_fleet_written_and_read_is_the_same(folder: Path, spec: Spec, form: 
     assert load(path, {}, files=YamlFiles(), home=folder).spec == spec
 
 
+_SCHEMA = SCHEMAS["rbee"]()
+_KEYS = sorted({key for part in (_SCHEMA, *_SCHEMA["$defs"].values()) for key in part["properties"]})
+_WORDS = st.sampled_from(["a", "cpu", "x:1", "5m", "hf:a/b", "9300-9302"])
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-10, 70000) | TEXTS | st.sampled_from(["a", "cpu", "x:1", "5m", "hf:a/b"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "version",
-                    "fleet",
-                    "queen",
-                    "hives",
-                    "models",
-                    "workers",
-                    "aliases",
-                    "defaults",
-                    "policies",
-                    "a",
-                    "b",
-                    "ssh",
-                    "host",
-                    "labels",
-                    "listen",
-                    "worker_ports",
-                    "source",
-                    "model",
-                    "hive",
-                    "where",
-                    "options",
-                    "device",
-                ]
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
+    st.none() | st.booleans() | st.integers(-10, 70000) | TEXTS | _WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*_KEYS, "a", "b"]), inner, max_size=5),
     max_leaves=25,
 )
 

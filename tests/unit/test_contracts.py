@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The wire: JSON at the border, operations by name, settings and their digests, narration."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbee.contracts import codec, narration
+from rbee.contracts.configs import HiveConfig, QueenConfig, boot_digest, config_digest
+from rbee.contracts.operations import OPERATIONS, parse_operation, wire
+from rbee.contracts.operations.hives import HiveCheck
+from rbee.contracts.operations.inference import Infer
+from rbee.contracts.operations.workers import WorkerSpawn
+from rbee.core.errors import InvalidRequest
+from rbee.core.records import Mark
+from rbee.core.spec import WorkerOptions
+
+
+def test_values_survive_the_wire() -> None:
+    spawn = WorkerSpawn(model="m", options=WorkerOptions(threads=2), mark=Mark(fleet="f"), device=1)
+    assert codec.decode(WorkerSpawn, codec.encode(spawn)) == spawn
+    assert codec.convert(WorkerSpawn, codec.plain(spawn)) == spawn
+    assert codec.to_mapping(spawn)["options"]["threads"] == 2
+    pretty = codec.encode_pretty(spawn)
+    assert pretty.endswith(b"}\n")
+    assert codec.decode(WorkerSpawn, pretty) == spawn
+
+
+def test_what_a_newer_peer_adds_is_ignored() -> None:
+    assert codec.decode(HiveCheck, b'{"hive_id": "h", "newer": 1}') == HiveCheck(hive_id="h")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"hive_id": 1}', b"[]"])
+def test_bad_json_is_a_codec_error(data: bytes) -> None:
+    with pytest.raises(codec.CodecError):
+        codec.decode(HiveCheck, data)
+
+
+def test_a_codec_error_names_the_field() -> None:
+    with pytest.raises(codec.CodecError, match=r"\$\.options\.threads"):
+        codec.convert(WorkerSpawn, {"model": "m", "options": {"threads": "two"}})
+
+
+def test_only_objects_are_mappings() -> None:
+    with pytest.raises(codec.CodecError, match="expected an object, got list"):
+        codec.to_mapping([1])
+
+
+def test_an_operation_crosses_the_wire_by_its_name() -> None:
+    request = Infer(model="m", prompt="p", stop=("x",))
+    body = codec.encode(wire(request))
+    assert list(json.loads(body)["operation"]) == ["Infer"]
+    assert parse_operation(body) == (OPERATIONS["Infer"], request)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"no", "not a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "exactly one name"),
+        (b'{"operation": {}}', "exactly one name"),
+        (b'{"operation": {"Status": {}, "Infer": {}}}', "exactly one name"),
+        (b'{"operation": "Status"}', "exactly one name"),
+        (b'{"operation": {"WorkerSpwan": {}}}', "Did you mean 'WorkerSpawn'?"),
+        (b'{"operation": {"WorkerSpawn": {}}}', "WorkerSpawn: Object missing required field `model`"),
+        (b'{"operation": {"Status": 3}}', "Status: "),
+    ],
+)
+def test_a_bad_body_is_told_what_is_wrong(body: bytes, said: str) -> None:
+    with pytest.raises(InvalidRequest) as e:
+        parse_operation(body)
+    assert said in str(e.value)
+    assert e.value.code == "invalid_request"
+
+
+@given(st.binary(max_size=100))
+def test_no_body_does_anything_but_parse_or_be_told(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_operation(body)
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_every_operation_says_what_it_is(name: str) -> None:
+    kind = OPERATIONS[name]
+    assert kind.name == kind.request.__name__ == name
+    assert kind.summary.endswith(".")
+    assert kind.served_by
+    assert kind.command
+
+
+def test_no_two_operations_have_one_command() -> None:
+    commands = [(kind.family, kind.command) for kind in OPERATIONS.values()]
+    assert len(commands) == len(set(commands))
+
+
+def test_the_digest_of_settings_is_of_their_values() -> None:
+    first = HiveConfig(hive_id="h", fleet="f")
+    assert config_digest(first) == config_digest(HiveConfig(hive_id="h", fleet="f"))
+    assert config_digest(first) != config_digest(HiveConfig(hive_id="h", fleet="f", release="r"))
+    queen = QueenConfig(fleet="f", local_hive=first)
+    assert codec.decode(QueenConfig, codec.encode(queen)) == queen
+    assert config_digest(queen) != config_digest(QueenConfig(fleet="f"))
+    assert boot_digest(queen) != boot_digest(QueenConfig(fleet="f"))
+    assert boot_digest(queen) == boot_digest(QueenConfig(fleet="f", local_hive=first, aliases={"a": ("m",)}))
+
+
+def test_narration_carries_its_name_twice_and_its_numbers_as_numbers() -> None:
+    event = narration.narration(
+        "model_download_progress", "Half", timestamp="T", job_id="j", actor="hive", level="debug", bytes_downloaded=5
+    )
+    assert event["event"] == event["action"] == "model_download_progress"
+    assert (event["bytes_downloaded"], event["level"], event["actor"]) == (5, "debug", "hive")
+    assert narration.narration("n", "m", timestamp="T", job_id="j", actor="a")["level"] == "info"
