@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from rbee.contracts.configs import HiveConfig, KnownHive, QueenConfig
 from rbee.daemons import app, logs
 
 if TYPE_CHECKING:
-    from rbee.daemons.queen.app import QueenDaemon
+    pass
 
 
 def run_hive(path: Path | None) -> None:
@@ -49,26 +51,31 @@ def run_queen(path: Path | None) -> None:
 
     async def main(stop: asyncio.Event) -> None:
         queen = QueenDaemon(config, paths, token, reread=lambda: read_config(QueenConfig, where))
-        await queen.start()
-        try:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, queen.reload_quietly)
-            await _with_local_hive(queen, config.local_hive, paths, stop)
-        finally:
-            await queen.stop()
+        # The hive first: whoever sees the queen's runtime file finds both of them.
+        async with _local_hive(config.local_hive, paths) as hive:
+            await queen.start()
+            try:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, queen.reload_quietly)
+                if hive is not None:
+                    queen.add_local_hive(hive)
+                await stop.wait()
+            finally:
+                await queen.stop()
 
     app.run(main)
 
 
-async def _with_local_hive(queen: QueenDaemon, config: HiveConfig | None, paths: Paths, stop: asyncio.Event) -> None:
+@asynccontextmanager
+async def _local_hive(config: HiveConfig | None, paths: Paths) -> AsyncIterator[KnownHive | None]:
+    """The hive of this machine, running in this process for as long as the block."""
     if config is None:
-        await stop.wait()
+        yield None
         return
     from rbee.daemons.hive.app import HiveDaemon
 
     hive = HiveDaemon(config, paths, read_token(config.token_file, paths))
     await hive.start()
     try:
-        queen.add_local_hive(KnownHive(hive_id=config.hive_id, url=hive.url))
-        await stop.wait()
+        yield KnownHive(hive_id=config.hive_id, url=hive.url)
     finally:
         await hive.stop()
