@@ -182,6 +182,7 @@ class Life:
             return False
         log.warning("worker %s: %s; starting it again", worker.id, reason)
         worker.state = replace(worker.state, status="dead", reason=reason)
+        worker.settled.clear()
         await self._save()
         self._tell("failed")
         await asyncio.sleep(min(defaults.BACKOFF_MAX, defaults.BACKOFF_FIRST * 2 ** len(worker.deaths)))

@@ -72,7 +72,11 @@ class WorkerOps:
         worker = self._running_as_asked(request)
         started = worker is None
         if worker is None:
-            worker = self._supervisor.begin(await self._order(request))
+            order = await self._order(request)
+            # Another job may have been quicker meanwhile; from here to `begin` nobody can.
+            worker = self._running_as_asked(request)
+            started = worker is None
+            worker = worker or self._supervisor.begin(order)
         try:
             await self._until_settled(ctx, worker)
         except asyncio.CancelledError:
