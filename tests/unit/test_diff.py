@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every reason that a plan gives, and every problem that keeps something out of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rbee.core.actions import Action
+from rbee.core.actual import Actual, HiveActual, HiveLive, QueenActual, Unknown
+from rbee.core.desired import Desired, HiveWanted, QueenWanted
+from rbee.core.diff import Diff, diff
+from rbee.core.problems import Problem
+from rbee.core.records import Mark
+from tests.unit.strategies import (
+    ENGINE,
+    FLEET,
+    bare,
+    binary,
+    desired,
+    hive_actual,
+    hive_wanted,
+    model,
+    queen_actual,
+    queen_wanted,
+    wanted_model,
+    worker,
+)
+
+NOTHING = Desired(fleet=FLEET, queen=None)
+
+
+def compare(wanted: HiveWanted, seen: HiveActual | Unknown, **queen: Any) -> Diff:
+    return diff(desired(wanted), Actual(queen=queen_actual(wanted.name, **queen), hives={wanted.name: seen}))
+
+
+def told(found: Diff) -> list[tuple[str, str, str]]:
+    return [(a.id, a.change, a.reason) for a in found.actions]
+
+
+def one(found: Diff) -> Action:
+    assert len(found.actions) == 1, told(found)
+    return found.actions[0]
+
+
+def test_a_fleet_that_is_as_wanted_needs_nothing() -> None:
+    assert compare(hive_wanted(), hive_actual()) == Diff()
+
+
+def test_a_bare_machine_gets_everything() -> None:
+    found = diff(desired(hive_wanted()), Actual(queen=QueenActual(running=False), hives={"box": bare()}))
+    assert told(found) == [
+        ("hive.install box", "add", "release r1 is not installed"),
+        ("hive.start box", "add", "not running"),
+        (f"engine.install {ENGINE} on box", "add", "not installed"),
+        ("model.fetch tiny on box", "add", "not on the machine"),
+        ("worker.spawn chat-0 on box", "add", "model tiny on cpu"),
+        ("queen.start queen", "add", "not running"),
+        ("hive.register box", "add", "unknown to the queen"),
+    ]
+    assert found.problems == ()
+    spawn = found.actions[4].params
+    assert spawn["digest"] == "d0"
+    assert spawn["options"] == {"context_length": None, "parallel": None, "batch_size": None, "threads": None}
+
+
+def test_a_local_hive_has_no_daemon_of_its_own_and_is_not_registered() -> None:
+    found = diff(
+        desired(hive_wanted("here", local=True)),
+        Actual(queen=QueenActual(running=False), hives={"here": bare(address="")}),
+    )
+    assert [a.kind for a in found.actions] == ["engine.install", "model.fetch", "worker.spawn", "queen.start"]
+
+
+LIVE = HiveLive(fleet=FLEET, release="r1", config_digest="c1")
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (hive_actual(live=replace(LIVE, release="r0")), "runs release r0"),
+        (hive_actual(live=replace(LIVE, release="")), "runs release (unknown)"),
+        (hive_actual(token_digest="t0"), "has another token"),
+        (hive_actual(live=replace(LIVE, config_digest="c0")), "has other settings"),
+        (
+            hive_actual(live=replace(LIVE, config_digest="c0"), token_digest=None),
+            "has another token; has other settings",
+        ),
+    ],
+)
+def test_a_hive_that_differs_is_restarted(seen: HiveActual, reason: str) -> None:
+    assert told(compare(hive_wanted(), seen)) == [("hive.restart box", "change", reason)]
+
+
+def test_an_upgrade_installs_beside_what_is_there() -> None:
+    assert told(compare(hive_wanted(release="r2"), hive_actual())) == [
+        ("hive.install box", "change", "release r2 is not installed"),
+        ("hive.restart box", "change", "runs release r1"),
+    ]
+
+
+# ------------------------------------------------------------ engines and models
+
+
+def test_an_engine_that_is_broken_is_installed_again() -> None:
+    assert one(compare(hive_wanted(), hive_actual(binaries=(binary(status="failed"),)))).kind == "engine.install"
+
+
+@pytest.mark.parametrize(("mark", "removed"), [(Mark(fleet=FLEET), True), (Mark(fleet="other"), False), (None, False)])
+def test_only_our_own_superfluous_things_are_removed(mark: Mark | None, removed: bool) -> None:
+    seen = hive_actual(
+        binaries=(binary(), binary("old-engine", engine="old", mark=mark)), models=(model(), model("old", mark=mark))
+    )
+    expected = [
+        ("engine.remove old-engine on box", "remove", "no worker of this file needs it"),
+        ("model.remove old on box", "remove", "no worker of this file needs it there"),
+    ]
+    assert told(compare(hive_wanted(), seen)) == (expected if removed else [])
+
+
+def test_a_worker_made_by_hand_keeps_its_engine_and_model() -> None:
+    by_hand = worker("mine-0", fleet=None, model="old", engine="old")
+    seen = hive_actual(
+        binaries=(binary(), binary("old-engine", engine="old")),
+        models=(model(), model("old")),
+        workers=(worker(), by_hand),
+    )
+    assert compare(hive_wanted(), seen) == Diff()
+    dead = replace(seen, workers=(worker(), replace(by_hand, status="dead")))
+    assert [a.kind for a in compare(hive_wanted(), dead).actions] == ["engine.remove", "model.remove"]
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        ({"status": "failed", "error": "bad magic"}, "there, but unusable: bad magic"),
+        ({"status": "failed"}, "there, but unusable: unknown reason"),
+        ({"status": "downloading"}, "only half there"),
+        ({"source": "hf:else/where.gguf"}, "came from hf:else/where.gguf"),
+        ({"source": ""}, "came from elsewhere"),
+        ({"revision": "v2"}, "came from hf:org/tiny.gguf"),
+        ({"checksum": "f" * 64}, f"has SHA-256 {'f' * 12}..., wanted {'c' * 12}..."),
+    ],
+)
+def test_a_model_that_will_not_do_is_brought_again(there: dict[str, Any], reason: str) -> None:
+    wanted = hive_wanted(models=(wanted_model(sha256="c" * 64),))
+    action = one(compare(wanted, hive_actual(models=(model(**there),))))
+    assert (action.id, action.change, action.reason) == ("model.fetch tiny on box", "change", reason)
+
+
+def test_a_digest_that_was_never_computed_is_no_difference() -> None:
+    wanted = hive_wanted(models=(wanted_model(sha256="c" * 64),))
+    assert compare(wanted, hive_actual(models=(model(checksum=None),))) == Diff()
+
+
+def test_a_file_of_this_machine_is_pushed() -> None:
+    wanted = hive_wanted(models=(wanted_model(source="file:/m.gguf", push_from="/m.gguf"),))
+    action = one(compare(wanted, hive_actual(models=())))
+    assert (action.kind, action.subject, action.params["push_from"]) == ("model.push", "models.tiny@box", "/m.gguf")
+
+
+@pytest.mark.parametrize("source", ["hf:else/where.gguf", ""])
+def test_a_model_that_is_not_ours_is_never_overwritten(source: str) -> None:
+    seen = hive_actual(models=(model(source=source, mark=None),), workers=(worker(digest="old"),))
+    found = compare(hive_wanted(), seen)
+    assert found.actions == ()
+    assert [p.summary for p in found.problems] == ["Model 'tiny' on 'box' was not made by this fleet"]
+    assert found.problems[0].detail.startswith(f"It came from {source or 'elsewhere'},")
+    assert found.problems[0].subject == "models.tiny@box"
+
+
+def test_a_model_that_is_not_ours_serves_when_it_is_the_one() -> None:
+    assert compare(hive_wanted(), hive_actual(models=(model(mark=None),))) == Diff()
+
+
+# ------------------------------------------------------------ workers
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (worker(status="failed", reason="out of memory"), "failed: out of memory"),
+        (worker(status="dead"), "dead"),
+        (worker(status="stopping"), "stopping"),
+        (worker(digest="old", model="other"), "model other -> tiny"),
+        (worker(digest="old", device="cuda:0"), "device cuda:0 -> cpu"),
+        (worker(digest="old", model="other", device="cuda:0"), "model other -> tiny; device cuda:0 -> cpu"),
+        (worker(digest="old"), "its model, engine or options changed"),
+    ],
+)
+def test_a_worker_that_differs_or_ended_is_replaced(found: Any, reason: str) -> None:
+    action = one(compare(hive_wanted(), hive_actual(workers=(found,))))
+    assert (action.id, action.change, action.reason) == ("worker.replace chat-0 on box", "replace", reason)
+    assert action.params["pid"] == 100
+
+
+@pytest.mark.parametrize("status", ["starting", "ready", "busy"])
+def test_a_worker_that_lives_as_wanted_is_left(status: Any) -> None:
+    assert compare(hive_wanted(), hive_actual(workers=(worker(status=status),))) == Diff()
+
+
+def test_a_worker_that_nobody_wants_is_stopped() -> None:
+    action = one(compare(hive_wanted(), hive_actual(workers=(worker(), worker("old-0", pid=7)))))
+    assert (action.id, action.change) == ("worker.stop old-0 on box", "remove")
+    assert action.reason == "not in this file (or placed elsewhere)"
+    assert action.params == {"pid": 7, "model": "tiny"}
+
+
+@pytest.mark.parametrize("fleet", [None, "other"])
+def test_a_living_worker_of_our_name_that_is_not_ours_is_a_problem(fleet: str | None) -> None:
+    found = compare(hive_wanted(), hive_actual(workers=(worker(fleet=fleet, digest="x"),)))
+    assert found.actions == ()
+    (problem,) = found.problems
+    assert problem.summary == "Worker 'chat-0' on 'box' was not made by this fleet"
+    assert problem.mend == "Stop it by hand (pid 100) or rename the worker in rbee.yaml."
+    assert problem.subject == "workers.chat-0"
+
+
+def test_a_dead_one_that_is_not_ours_is_in_nobodys_way() -> None:
+    found = compare(hive_wanted(), hive_actual(workers=(worker(fleet=None, status="dead"),)))
+    assert one(found).id == "worker.spawn chat-0 on box"
+
+
+def test_a_held_worker_goes_on_with_its_engine_and_model() -> None:
+    wanted = hive_wanted(engines=(), models=(), workers=(), held=("chat-0",))
+    assert compare(wanted, hive_actual()) == Diff()
+    ended = compare(wanted, hive_actual(workers=(worker(status="dead"),)))
+    assert [a.kind for a in ended.actions] == ["engine.remove", "model.remove"]
+
+
+# ------------------------------------------------------------ what is in the way
+
+
+def test_an_unknown_hive_is_told_with_its_reason() -> None:
+    found = compare(hive_wanted(), Unknown(why="No route to host.", mend="Is it on?"))
+    assert found.actions == ()
+    assert found.problems == (
+        Problem(
+            summary="Hive 'box' could not be observed, so nothing is planned for it",
+            detail="No route to host.",
+            mend="Is it on?",
+            subject="hives.box",
+        ),
+    )
+
+
+def test_a_hive_that_nobody_looked_at_is_unknown() -> None:
+    found = diff(desired(hive_wanted()), Actual(queen=queen_actual()))
+    assert found.actions == ()
+    assert found.problems[0].detail == "It was not looked at."
+
+
+def test_a_hive_with_problems_gets_nothing() -> None:
+    problem = Problem(summary="Hive 'box' has no Python 3.10 or newer", subject="hives.box")
+    found = diff(desired(hive_wanted()), Actual(queen=queen_actual(), hives={"box": bare(problems=(problem,))}))
+    assert found == Diff(problems=(problem,))
+
+
+@pytest.mark.parametrize(("address", "where"), [("10.0.0.1", "10.0.0.1"), ("", "this machine")])
+def test_another_fleets_hive_is_left_alone(address: str, where: str) -> None:
+    found = compare(hive_wanted(), hive_actual(address=address, live=replace(LIVE, fleet="office")))
+    assert found.actions == ()
+    assert found.problems[0].summary == "Hive 'box' belongs to the fleet 'office'"
+    assert found.problems[0].detail.startswith(f"A hive of another fleet runs at {where};")
+
+
+def test_problems_of_what_is_wanted_come_first() -> None:
+    early = Problem(summary="No usable hive")
+    found = diff(desired(hive_wanted(), problems=(early,)), Actual(queen=Unknown(why="Silence.")))
+    assert [p.summary for p in found.problems] == [
+        "No usable hive",
+        "Hive 'box' could not be observed, so nothing is planned for it",
+        "The queen could not be observed, so nothing is planned for it",
+    ]
+    assert found.problems[2].subject == "queen"
+
+
+def test_without_a_known_queen_nothing_is_done_to_the_hive_in_her_process() -> None:
+    seen = {"here": bare(address=""), "box": hive_actual(workers=())}
+    found = diff(
+        desired(hive_wanted(), hive_wanted("here", local=True)), Actual(queen=Unknown(why="Silence."), hives=seen)
+    )
+    assert [a.id for a in found.actions] == ["worker.spawn chat-0 on box"]
+    assert [p.subject for p in found.problems] == ["queen"]
+
+
+# ------------------------------------------------------------ what is gone from the file
+
+
+def test_a_hive_that_is_not_in_the_file_any_more_is_cleaned_up() -> None:
+    seen = hive_actual(workers=(worker(), worker("mine-0", fleet=None)), models=(model(), model("mine", mark=None)))
+    found = diff(desired(), Actual(queen=queen_actual("box"), hives={"box": seen}))
+    reason = "not in this file"
+    assert told(found) == [
+        ("worker.stop chat-0 on box", "remove", reason),
+        ("model.remove tiny on box", "remove", reason),
+        (f"engine.remove {ENGINE} on box", "remove", reason),
+        ("hive.stop box", "remove", reason),
+        ("hive.uninstall box", "remove", reason),
+        ("hive.unregister box", "remove", reason),
+    ]
+
+
+def test_destroy_removes_what_is_ours_and_the_queen() -> None:
+    seen = {"box": hive_actual(live=None), "here": hive_actual(address="")}
+    found = diff(NOTHING, Actual(queen=queen_actual("box"), hives=seen))
+    assert {a.reason for a in found.actions} == {"the fleet is destroyed"}
+    assert [a.id for a in found.actions] == [
+        "worker.stop chat-0 on box",
+        "model.remove tiny on box",
+        f"engine.remove {ENGINE} on box",
+        "hive.uninstall box",
+        "worker.stop chat-0 on here",
+        "model.remove tiny on here",
+        f"engine.remove {ENGINE} on here",
+        "queen.stop queen",
+    ]
+
+
+def test_destroy_can_keep_models() -> None:
+    found = diff(
+        replace(NOTHING, keep_models=True), Actual(queen=QueenActual(running=False), hives={"b": hive_actual()})
+    )
+    assert not [a for a in found.actions if a.kind == "model.remove"]
+    assert found.actions
+
+
+def test_destroy_of_what_is_not_ours_does_nothing() -> None:
+    seen = hive_actual(
+        live=None,
+        release_fleets={"r1": "other"},
+        workers=(worker(fleet="other"),),
+        models=(model(mark=None),),
+        binaries=(binary(mark=None),),
+    )
+    assert diff(NOTHING, Actual(queen=QueenActual(running=False), hives={"box": seen})) == Diff()
+
+
+def test_a_dropped_hive_that_another_fleet_has_now_is_only_forgotten() -> None:
+    seen = hive_actual(live=replace(LIVE, fleet="office"))
+    found = diff(desired(), Actual(queen=queen_actual("box"), hives={"box": seen}))
+    assert [a.id for a in found.actions] == ["hive.unregister box"]
+    assert found.problems == ()
+
+
+def test_a_dropped_hive_that_cannot_be_looked_into_is_kept_in_mind() -> None:
+    seen = bare(platform="", problems=(Problem(summary="Hive 'box' has no Python 3.10 or newer"),))
+    found = diff(desired(), Actual(queen=queen_actual("box"), hives={"box": seen}))
+    assert found.actions == ()
+    assert [p.severity for p in found.problems] == ["warning"]
+
+
+def test_what_keeps_a_machine_from_being_a_hive_does_not_keep_it_from_being_cleaned_up() -> None:
+    seen = hive_actual(problems=(Problem(summary="too little disk"),))
+    found = diff(NOTHING, Actual(queen=QueenActual(running=False), hives={"box": seen}))
+    assert found.problems == ()
+    assert "worker.stop chat-0 on box" in [a.id for a in found.actions]
+
+
+def test_an_unknown_hive_is_not_forgotten_by_the_queen() -> None:
+    found = diff(desired(), Actual(queen=queen_actual("box"), hives={"box": Unknown(why="")}))
+    assert found.actions == ()
+    assert len(found.problems) == 1
+
+
+# ------------------------------------------------------------ the queen
+
+
+def queen(wanted: QueenWanted, seen: QueenActual) -> list[tuple[str, str, str]]:
+    return told(diff(Desired(fleet=FLEET, queen=wanted), Actual(queen=seen)))
+
+
+@pytest.mark.parametrize(
+    ("differs", "reason"),
+    [
+        ({"release": "r0"}, "runs release r0"),
+        ({"release": ""}, "runs release (unknown)"),
+        ({"token_digest": "t0"}, "has another token"),
+        ({"boot_digest": "b0"}, "listens or embeds its hive otherwise"),
+        ({"boot_digest": "b0", "release": "r0"}, "runs release r0; listens or embeds its hive otherwise"),
+    ],
+)
+def test_a_queen_that_differs_in_what_she_starts_with_is_restarted(differs: dict[str, Any], reason: str) -> None:
+    assert queen(queen_wanted(), queen_actual(**differs)) == [("queen.restart queen", "change", reason)]
+
+
+def test_a_queen_with_other_settings_reads_them_again() -> None:
+    assert queen(queen_wanted(), queen_actual(config_digest="q0")) == [
+        ("queen.configure queen", "change", "models, aliases, policies or hives changed")
+    ]
+
+
+def test_a_queen_that_does_not_tell_her_token_is_not_restarted_for_it() -> None:
+    assert queen(queen_wanted(), queen_actual(token_digest=None)) == []
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_queen_who_does_not_run_or_cannot_reach_a_hive_registers_it(running: bool) -> None:
+    seen = queen_actual("box", running=running)
+    offline = replace(seen, hives=tuple(replace(h, online=not running) for h in seen.hives))
+    found = diff(desired(hive_wanted()), Actual(queen=offline, hives={"box": hive_actual()}))
+    assert [a.id for a in found.actions if a.kind == "hive.register"] == ["hive.register box"]
