@@ -50,12 +50,14 @@ class Splice:
         first_byte_timeout: float | None = None,
         total_timeout: float | None = None,
         stall_timeout: float | None = None,
+        kind: Callable[..., Relay] | None = None,
     ) -> SentResponse:
         """Sends the request on and relays the answer's bytes to the client as they come; return what it returns.
 
         `body` goes out as it is. `client_headers` (None: the request's) are filtered, `headers` added as
         given: see `heads.request_head`. `extra_headers` and what `on_head` returns go into the answer's
-        head. `stall_timeout`: the longest silence inside an answer.
+        head. `stall_timeout`: the longest silence inside an answer. `kind` makes the relay, for those who
+        need another one (HTTP/1.1 clients only).
 
         Raises ConnectRefused, ConnectTimeout, FirstByteTimeout or DiedBeforeFirstByte while nothing has
         been written to the client, so the request may be sent elsewhere (no other exception of ours comes
@@ -83,7 +85,7 @@ class Splice:
         if tap.paused:
             await request.writer.drain()
         old_client = request.version < _HTTP_1_1
-        tap.relay = relay = (DecodingRelay if old_client else Relay)(
+        tap.relay = relay = (kind or (DecodingRelay if old_client else Relay))(
             method,
             self._watch.loop,
             transport,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from aiohttp import web
 from rbee.adapters.splice import Answer, DiedMidAnswer, Splice, SseEvent, UpstreamError
 from rbee.adapters.splice.client import ClientTap
 from rbee.contracts import defaults, openai
-from rbee.core.errors import Unavailable
+from rbee.core.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from rbee.daemons.worker.process import Engine
 from rbee.daemons.worker.words import EngineError, engine_error, is_chatter
 
@@ -26,11 +27,40 @@ def engine_died(error: UpstreamError | str) -> Unavailable:
     return Unavailable(f"The engine stopped before it could answer ({error}).", code="engine_died", retry_after=2)
 
 
+def out_of_time() -> DeadlineExceeded:
+    return DeadlineExceeded("The request's time was over before the answer was whole.")
+
+
+def time_left(request: web.BaseRequest) -> float | None:
+    """Seconds that the client gives this request (`X-Deadline` in epoch ms, `X-Request-Timeout` in s); None: any.
+
+    Raises DeadlineExceeded when they are over, InvalidRequest when they are no numbers.
+    """
+    deadline, timeout = request.headers.get("X-Deadline"), request.headers.get("X-Request-Timeout")
+    if deadline is None and timeout is None:
+        return None
+    try:
+        given = [] if timeout is None else [float(timeout)]
+        if deadline is not None:
+            given.append(float(deadline) / 1000 - time.time())
+    except ValueError:
+        raise InvalidRequest("X-Deadline and X-Request-Timeout must be numbers.") from None
+    left = min(given)
+    if not left > 0:
+        raise out_of_time()
+    return left
+
+
 class _Leaving:
     """Cancels the handler's task when the client's connection is lost (aiohttp does not by itself)."""
 
     def __init__(self, task: asyncio.Task[Any] | None) -> None:
         self._task = task
+        self.late = False
+
+    def out_of_time(self) -> None:
+        self.late = True
+        self.client_gone()
 
     def client_gone(self) -> None:
         if self._task is not None:
@@ -44,16 +74,28 @@ class _Leaving:
 
 @contextmanager
 def noticing(request: web.BaseRequest) -> Iterator[None]:
-    """While inside, a client that leaves cancels this handler at once, and with it whatever it asked the engine."""
+    """While inside, a client that leaves cancels this handler at once, and with it whatever it asked the engine.
+
+    A client whose time is over gets DeadlineExceeded.
+    """
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client left")
+    seconds = time_left(request)
     tap = ClientTap.of(transport)
-    tap.relay = _Leaving(asyncio.current_task())  # type: ignore[assignment]
+    leaving = _Leaving(asyncio.current_task())
+    tap.relay = leaving  # type: ignore[assignment]
+    timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, leaving.out_of_time)
     try:
         yield
+    except asyncio.CancelledError:
+        if leaving.late:
+            raise out_of_time() from None
+        raise
     finally:
         tap.relay = None
+        if timer is not None:
+            timer.cancel()
 
 
 @asynccontextmanager

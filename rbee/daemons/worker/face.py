@@ -8,12 +8,21 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from rbee.adapters.splice import DiedMidAnswer, Splice, SseEvent, UpstreamError
-from rbee.contracts import codec, defaults, openai
+from rbee.adapters.splice import DiedMidAnswer, FirstByteTimeout, Splice, SseEvent, UpstreamError
+from rbee.contracts import codec, openai
 from rbee.contracts.configs import WorkerConfig
 from rbee.core.errors import Unavailable
 from rbee.daemons.app import Route
-from rbee.daemons.worker.asking import before_first_byte, engine_died, events, last_frame, noticing, opened
+from rbee.daemons.worker.asking import (
+    before_first_byte,
+    engine_died,
+    events,
+    last_frame,
+    noticing,
+    opened,
+    out_of_time,
+    time_left,
+)
 from rbee.daemons.worker.bodies import KINDS, Asked, Kind, read, with_fields
 from rbee.daemons.worker.fold import Fold
 from rbee.daemons.worker.relay import relay_stream
@@ -86,15 +95,18 @@ class OpenAiFace:
         engine = self._supervisor.serving()
         try:
             relay, response = await relay_stream(
-                request, self._splice, engine.upstream,
-                target=request.path, body=body, headers=engine.headers, connect_timeout=defaults.CONNECT_TIMEOUT,
-            )  # fmt: skip
+                request, self._splice, engine.upstream, body=body, headers=engine.headers, seconds=time_left(request)
+            )
+        except FirstByteTimeout:
+            raise out_of_time() from None
         except UpstreamError as e:
             raise engine_died(e) from None
-        if relay.end == "client_gone":
+        if relay is None or relay.end == "client_gone":
             self._state.cancelled += 1
             return response
         if not relay.opened:
+            if relay.end == "timed_out":
+                raise out_of_time()
             if relay.end != "completed":
                 raise engine_died(relay.reason)
             raise engine_error(relay.status, bytes(relay.held))

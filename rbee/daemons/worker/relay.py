@@ -7,14 +7,14 @@ client did not ask for that; and with the head held back, an engine that dies so
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
+from typing import Any
 
 from aiohttp import web
 
-from rbee.adapters.splice import Outcome, SentResponse, Splice, Upstream, UpstreamError, heads
-from rbee.adapters.splice.client import ClientTap
+from rbee.adapters.splice import SentResponse, Splice, Upstream, heads
 from rbee.adapters.splice.relay import Relay
+from rbee.contracts import defaults
 from rbee.daemons.worker.words import Counts, counts_in, is_chatter
 
 _MAX_HELD = 4 * 2**20
@@ -23,13 +23,8 @@ _MAX_HELD = 4 * 2**20
 class HeldRelay(Relay):
     """Drops progress events until the first other one. An answer that is no stream is kept in `held`, unsent."""
 
-    __slots__ = ("_tail", "held", "opened")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, closing: bool) -> None:
-        super().__init__("POST", loop, transport, extra=[], closing=closing, on_head=None, stall_timeout=None)
-
-    def restart(self) -> None:
-        super().restart()
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.held = bytearray()
         #: Whether anything has been written to the client.
         self.opened = False
@@ -99,45 +94,29 @@ async def relay_stream(
     splice: Splice,
     upstream: Upstream,
     *,
-    target: str,
     body: bytes,
     headers: tuple[tuple[str, str], ...],
-    connect_timeout: float,
-) -> tuple[HeldRelay, SentResponse]:
+    seconds: float | None,
+) -> tuple[HeldRelay | None, SentResponse]:
     """Asks the engine and relays its stream. `relay.opened` False: nothing was written, and the caller answers.
 
-    Raises UpstreamError (but no DiedMidAnswer) when no head came. The client's leaving closes the engine's
-    connection at once, which ends the generation.
+    `seconds` is the client's time for the whole; the relay is None when the client had left before. Raises
+    UpstreamError when no head came. The client's leaving closes the engine's connection, which ends the generation.
     """
-    payload = heads.request_head(
-        "POST", target, upstream.host, upstream.port,
-        client_headers=(), headers=(*headers, ("Content-Type", "application/json")), body_length=len(body),
-    )  # fmt: skip
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        raise ConnectionResetError("the client left")
-    tap = ClientTap.of(transport)
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    relay = HeldRelay(loop, transport, closing=not request.keep_alive)
-    tap.relay = relay
-    try:
-        await splice.pool.send(
-            upstream, relay, payload + body, connect_timeout=connect_timeout, first_byte_timeout=None
-        )
-    except UpstreamError:
-        raise
-    except BaseException:
-        relay.client_gone()
-        if relay.opened:
-            transport.abort()
-        raise
-    finally:
-        tap.relay = None
-    if relay.opened:
-        request.writer.output_size += len(relay.head)  # aiohttp must not answer on top of it
-    outcome = Outcome(
-        status=relay.status or 499, end=relay.end, bytes=relay.received, seconds=loop.time() - started,
-        first_byte_seconds=None, reason=relay.reason,
-    )  # fmt: skip
-    return relay, SentResponse(outcome, keep_alive=not relay.closing)
+    made: list[HeldRelay] = []
+
+    def held(*arguments: Any) -> HeldRelay:
+        made.append(HeldRelay(*arguments))
+        return made[0]
+
+    response = await splice.forward(
+        request,
+        upstream=upstream,
+        body=body,
+        client_headers=(),
+        headers=(*headers, ("Content-Type", "application/json")),
+        connect_timeout=defaults.CONNECT_TIMEOUT,
+        total_timeout=seconds,
+        kind=held,
+    )
+    return (made[0] if made else None), response
