@@ -73,7 +73,7 @@ Feature: Bad input and bad days
       | empty                | rbee.yaml    |
       | a directory          | directory    |
       | not UTF-8            | UTF-8        |
-      | a YAML bomb          | alias        |
+      | a YAML bomb          | values       |
       | misspelt             | Did you mean |
       | twice the same hive  | localhost    |
       | naming no such model | model        |

@@ -166,7 +166,7 @@ def _told(story: Story) -> None:
     rc, said = story.notes["interrupted"]
     assert rc == 130, said
     assert "queen.start queen: ok" in said
-    assert "worker.spawn chat-0: skipped" in said
+    assert "worker.spawn chat-0 on here: skipped" in said
     assert "Interrupted: " in said
 
 
