@@ -18,6 +18,7 @@ from rbee.cli.init_template import Machine, render
 from rbee.cli.loading import file_option
 from rbee.cli.views import problems as view
 from rbee.core.problems import Problem, Where
+from rbee.core.spec import HOST
 
 _HOST = re.compile(r"^\s*host(?:\s*=\s*|\s+)(.+)$", re.IGNORECASE)
 
@@ -48,12 +49,20 @@ def machine() -> Machine:
         cores=cores,
         memory=system.memory()[0],
         devices=gpu.detect(cores).devices,
-        ssh_hosts=host_names("\n".join(ssh_config.flat_text(path) for path in ssh_config.files()[:1])),
+        ssh_hosts=_ssh_hosts(),
     )
 
 
+def _ssh_hosts() -> list[str]:
+    """Hosts of the user's SSH config; none when it cannot be read: they are only suggestions."""
+    try:
+        return host_names(ssh_config.flat_text(ssh_config.files()[0]))
+    except ValueError:
+        return []
+
+
 def host_names(text: str) -> list[str]:
-    """Names of the hosts in the text of an SSH config, each once, without patterns."""
+    """Names of the hosts in the text of an SSH config, each once, without patterns and what `ssh:` does not take."""
     names: list[str] = []
     for line in text.splitlines():
         found = _HOST.match(line)
@@ -63,5 +72,5 @@ def host_names(text: str) -> list[str]:
             words = shlex.split(found[1], comments=True)
         except ValueError:
             continue
-        names += [w for w in words if not re.search(r"[*?!]", w) and w not in names]
+        names += [w for w in words if re.fullmatch(HOST, w) and not re.search(r"[*?!]", w) and w not in names]
     return names

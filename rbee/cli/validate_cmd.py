@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-import rbee
 from rbee.cli.loading import file_option, load_file, output_option
 from rbee.cli.views import problems as view
+from rbee.cli.views.events import JsonLines
 from rbee.core.problems import Problem, ProblemsError
 from rbee.core.spec import Spec
 
@@ -57,9 +55,8 @@ def summary(spec: Spec) -> str:
 
 
 def _print_json(found: Sequence[Problem], spec: Spec | None) -> None:
-    lines: list[dict[str, Any]] = [{"type": "version", "rbee": rbee.__version__, "format": 1}]
-    lines += [view.as_json(problem) for problem in found]
+    out = JsonLines()
+    for problem in found:
+        out.problem(problem)
     errors = sum(1 for p in found if p.severity == "error")
-    lines.append({"type": "result", "valid": spec is not None, "errors": errors, "warnings": len(found) - errors})
-    for line in lines:
-        click.echo(json.dumps(line))
+    out.emit({"type": "result", "valid": spec is not None, "errors": errors, "warnings": len(found) - errors})

@@ -41,7 +41,8 @@ class Scene:
     builtins: tuple[str, ...]
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     damaged: Callable[..., bool] = lambda *path: False
-    exists: Callable[[str], bool] = lambda path: True
+    #: What is at a path of this machine: `file`, `directory` or `missing`.
+    kind: Callable[[str], str] = lambda path: "file"
 
     def known(self, section: str) -> list[str]:
         """Names in a section, those of damaged things too."""
@@ -89,6 +90,9 @@ def _ports(scene: Scene) -> Iterator[Finding]:
             yield Finding(path=path, summary=f"{hive.worker_ports} ends before it begins.", mend=mend)
         elif not 0 < first <= last < 65536:
             yield Finding(path=path, summary=f"{hive.worker_ports} has no such ports.", mend="Ports are 1 to 65535.")
+        if hive.ssh and hive.ssh.port is not None and not 0 < hive.ssh.port < 65536:
+            summary = f"{hive.ssh.host}:{hive.ssh.port} has no such port."
+            yield Finding(path=("hives", name, "ssh"), summary=summary, mend="Ports are 1 to 65535.")
         if hive.ssh and hive.listen and is_loopback(split_address(hive.listen)[0]):
             yield Finding(
                 path=("hives", name, "listen"),

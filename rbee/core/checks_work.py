@@ -41,9 +41,12 @@ def _source(scene: Scene, name: str, model: ModelSpec) -> Iterator[Finding]:
         yield Finding(path=path, summary=f"{source!r} names no file of Hugging Face.", mend=mend)
     elif scheme == "builtin" and rest not in scene.builtins:
         yield unknown_name(path, "built-in model", rest, list(scene.builtins))
-    elif scheme == "file" and not scene.exists(rest):
+    elif scheme == "file" and scene.kind(rest) == "missing":
         detail = f"{rest} is looked for on this machine, from the folder of the file that names it."
         yield Finding(path=path, summary="There is no such model file.", detail=detail, mend="Check the path.")
+    elif scheme == "file" and scene.kind(rest) == "directory" and model_format(source) == "gguf":
+        mend = "Name the .gguf file in it."
+        yield Finding(path=path, summary="The model file is a directory.", detail=f"It is {rest}.", mend=mend)
     elif scheme in ("http", "https"):
         yield from _url(path, model)
 

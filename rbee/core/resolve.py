@@ -74,10 +74,20 @@ def _hive(name: str, written: Mapping[str, Any], places: Places) -> dict[str, An
     hive = {**written, "name": name, "labels": written.get("labels") or {}}
     ssh = hive.get("ssh")
     if isinstance(ssh, str):
-        hive["ssh"] = {"host": ssh}
+        hive["ssh"] = _login(ssh)
     elif ssh and ssh.get("identity_file"):
         hive["ssh"] = {**ssh, "identity_file": places.path(ssh["identity_file"])}
     return hive
+
+
+def _login(text: str) -> dict[str, Any]:
+    """`[user@]host[:port]`; an IPv6 address with a port is in brackets, `[::1]:22`."""
+    user, _, rest = text.rpartition("@")
+    host, port = rest, None
+    found = re.fullmatch(r"(\[[^\]]+\]|[^:]+):([0-9]{1,5})", rest)
+    if found:
+        host, port = found[1], int(found[2])
+    return {"host": host.strip("[]"), **({"user": user} if user else {}), **({} if port is None else {"port": port})}
 
 
 def _model(name: str, written: Mapping[str, Any], places: Places) -> dict[str, Any]:

@@ -17,11 +17,14 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
 DEVICE = r"^(auto|cpu|(cuda|metal|rocm|vulkan):[0-9]+)$"
 ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
+#: One word, and nothing that a command could take for an option.
+HOST = r"^[^\s@/-][^\s@/]*$"
+LOGIN = r"^([^\s@/-][^\s@/]*@)?[^\s@/-][^\s@/]*$"
 DURATION = r"^([0-9]+(\.[0-9]+)?)(s|m|h|d)$"
 
 _SSH_WRITTEN = {
     "oneOf": [
-        {"type": "string", "minLength": 1, "description": "A Host of ~/.ssh/config."},
+        {"type": "string", "pattern": LOGIN, "description": "A Host of ~/.ssh/config, or [user@]host[:port]."},
         {"$ref": "#/$defs/Ssh"},
     ]
 }
@@ -41,8 +44,8 @@ _ALIAS_WRITTEN = {
 class Ssh:
     """How to reach a machine over SSH. Whatever is left out comes from ~/.ssh/config."""
 
-    host: Annotated[str, Doc("Host name, address, or a Host of ~/.ssh/config.", min_length=1)]
-    user: Annotated[str | None, Doc("User to log in as.", min_length=1)] = None
+    host: Annotated[str, Doc("Host name, address, or a Host of ~/.ssh/config.", pattern=HOST)]
+    user: Annotated[str | None, Doc("User to log in as.", pattern=HOST)] = None
     port: Annotated[int | None, Doc("TCP port of sshd.", minimum=1, maximum=65535)] = None
     jump: Annotated[str | None, Doc("Host to go through (ProxyJump), as [user@]host[:port] or a Host alias.")] = None
     identity_file: Annotated[str | None, Doc("Private key to use; `~` is your home.")] = None
@@ -74,7 +77,10 @@ class HiveSpec:
     """A machine. Without `ssh` it is this machine, and its hive lives inside the queen's process."""
 
     name: Annotated[str, Doc("The hive's key in the file.", written=False)] = ""
-    ssh: Annotated[Ssh | None, Doc("How to reach it; none means this machine.", written_as=_SSH_WRITTEN)] = None
+    ssh: Annotated[
+        Ssh | None,
+        Doc("How to reach it, as a mapping or [user@]host[:port]; none: this machine.", written_as=_SSH_WRITTEN),
+    ] = None
     labels: Annotated[dict[str, str], Doc("Facts about the machine for placing workers.")] = field(default_factory=dict)
     listen: Annotated[
         str | None,

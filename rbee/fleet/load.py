@@ -108,7 +108,7 @@ def _examine(
         builtins=builtins,
         names=names,
         damaged=lambda *path: path in damaged,
-        exists=lambda path: files.kind(Path(path)) != "missing",
+        kind=lambda path: files.kind(Path(path)),
     )
     problems = [*document.problems, *(r.problem for r in refused)]
     for check in (check_machines, check_models, check_aliases, check_workers):

@@ -28,6 +28,8 @@ _PATTERNS: dict[str, tuple[str, tuple[str, ...]]] = {
     spec.MODEL_NAME: ("Letters, digits and `. _ : / @ + -`, at most 128, the first a letter or a digit.", ()),
     spec.DEVICE: ("A device is cpu, cuda:N, metal:N, rocm:N, vulkan:N or auto.", ("cpu", "auto", "cuda:0", "metal:0")),
     spec.ADDRESS: ("An address is HOST:PORT, such as 127.0.0.1:7833 or [::1]:7833.", ()),
+    spec.HOST: ("One word without `@`, `/` and spaces, and no `-` in front.", ()),
+    spec.LOGIN: ("Write a Host of ~/.ssh/config, or [user@]host[:port].", ()),
     spec.DURATION: ("A duration is 30s, 5m, 2h or 1d.", ()),
     r"^[0-9]{1,5}-[0-9]{1,5}$": ("Ports are FIRST-LAST, such as 9300-9999.", ()),
     r"^[0-9a-f]{64}$": ("A SHA-256 is 64 digits of 0-9 and a-f; `sha256sum FILE` prints it.", ()),

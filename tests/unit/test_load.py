@@ -87,7 +87,8 @@ def test_sugar_is_resolved_and_paths_are_absolute(tmp_path: Path) -> None:
     loaded = read(
         tmp_path,
         HEAD + "queen: {token_file: ../token}\n"
-        "hives: {far: {ssh: far}, b: {ssh: {host: '${env.B}', identity_file: ~/.ssh/id}}}\n"
+        "hives: {far: {ssh: far}, c: {ssh: 'bee@[::1]:23'}, d: {ssh: '::1'},"
+        " b: {ssh: {host: '${env.B}', identity_file: ~/.ssh/id}}}\n"
         f"models: {{a: {{source: 'file:models/a.gguf'}}, b: {{source: 'file://{tmp_path}/models/./a.gguf'}}}}\n"
         "aliases: {x: a}\n",
         {"B": "b.local"},
@@ -95,6 +96,8 @@ def test_sugar_is_resolved_and_paths_are_absolute(tmp_path: Path) -> None:
     spec = loaded.spec
     assert spec.queen.token_file == str(tmp_path.parent / "token")
     assert spec.hives["far"].ssh == Ssh(host="far")
+    assert spec.hives["c"].ssh == Ssh(host="::1", user="bee", port=23)
+    assert spec.hives["d"].ssh == Ssh(host="::1")
     assert spec.hives["b"].ssh == Ssh(host="b.local", identity_file="/home/bee/.ssh/id")
     assert spec.models["a"].source == spec.models["b"].source == f"file:{tmp_path}/models/a.gguf"
     assert spec.models["a"].name == "a"
@@ -160,7 +163,10 @@ def _without_colours(text: str) -> str:
         (HEAD + "hives: {a: {ssh: {user: x}}}", "3:13 `hives.a.ssh` does not say `host`."),
         (HEAD + "hives: {a: {ssh: {host: x, port: '22'}}}", "3:34 `hives.a.ssh.port` must be a whole number, not"),
         (HEAD + "hives: {a: {ssh: {host: x, port: 70000}}}", "3:34 `hives.a.ssh.port`: 70000 is too large; the most"),
-        (HEAD + "hives: {a: {ssh: {host: ''}}}", "3:25 `hives.a.ssh.host` is empty."),
+        (HEAD + "hives: {a: {ssh: {host: ''}}}", "3:25 `hives.a.ssh.host`: '' is not possible. One word"),
+        (HEAD + "hives: {a: {ssh: {host: -oX}}}", "3:25 `hives.a.ssh.host`: '-oX' is not possible. One word"),
+        (HEAD + "hives: {a: {ssh: 'e:70000'}}", "3:18 e:70000 has no such port. Ports are 1 to 65535."),
+        (HEAD + "hives: {a: {ssh: a b}}", "3:18 `hives.a.ssh`: 'a b' is not possible. Write a Host of"),
         (HEAD + "hives: {a: {}, b: {}}", "3:16 The hives 'a' and 'b' are both this machine."),
         (HEAD + "hives: {a: {ssh: X}, b: {ssh: {host: x.}}}", "3:31 The hives 'a' and 'b' are the same machine."),
         (HEAD + "hives: {a: {labels: {gpu: 4090}}}", "3:27 `hives.a.labels.gpu` must be a text, not 4090. Put it in"),
@@ -175,6 +181,7 @@ def _without_colours(text: str) -> str:
         (model("'hf:a'"), "3:22 'hf:a' names no file of Hugging Face."),
         (model("'builtin:bee'"), "3:22 There is no built-in model 'bee'."),
         (model("'file:no.gguf'"), "3:22 There is no such model file."),
+        (model("'file:.'"), "3:22 The model file is a directory."),
         (model("'https://h'"), "3:22 The URL names no file."),
         (model("'https://a:b@h/m.gguf'"), "3:22 The URL has a login in it."),
         (model("'http://h/m.gguf'"), "3:22 http: asks for a digest."),

@@ -54,7 +54,7 @@ def specs(draw: st.DrawFn) -> Spec:
     local = draw(NAMES)
     hives = {local: HiveSpec(name=local, labels=draw(LABELS))}
     for i, name in enumerate(draw(st.lists(NAMES.filter(lambda n: n != local), max_size=3, unique=True))):
-        port, user = draw(st.none() | st.integers(1, 65535)), draw(st.none() | TEXTS)
+        port, user = draw(st.none() | st.integers(1, 65535)), draw(st.none() | NAMES)
         hives[name] = HiveSpec(name=name, ssh=Ssh(host=f"host-{i}", port=port, user=user), labels=draw(LABELS))
     sources = st.sampled_from(["builtin:bee-tiny", "hf:org/repo/model.gguf", "https://h.example/m.gguf"])
     models = {n: ModelSpec(name=n, source=draw(sources)) for n in draw(st.lists(MODELS, min_size=1, max_size=3))}
