@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 #: Statuses in which a worker takes requests; a busy one queues them.
 ROUTABLE = frozenset({"ready", "busy"})
@@ -42,14 +41,6 @@ class Candidate(Protocol):
 W = TypeVar("W", bound=Candidate)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision(Generic[W]):
-    """The worker to ask, or None and why each one was left out (`worker: reason`)."""
-
-    worker: W | None
-    reasons: tuple[str, ...] = ()
-
-
 def why_not(worker: Candidate, now: float, stale_after: float) -> str | None:
     """Why no request goes to this worker; None when requests do."""
     if worker.unreachable is not None:
@@ -62,25 +53,38 @@ def why_not(worker: Candidate, now: float, stale_after: float) -> str | None:
     return None
 
 
-def route(workers: Iterable[W], now: float, stale_after: float, tried: Collection[str] = ()) -> Decision[W]:
+def route(workers: Iterable[W], now: float, stale_after: float, tried: Collection[str] = ()) -> W | None:
     """The worker with the smallest share of its slots taken; of equals the one that was asked longest ago.
 
     Never one that is stale, unreachable, not ready, or in `tried` (ids of those that failed this request).
+    None when that leaves nobody; `reasons` says why.
     """
     best: W | None = None
     best_load = 0.0
-    reasons: list[str] = []
+    oldest = now - stale_after
+    for worker in workers:
+        if worker.unreachable is not None or worker.status not in ROUTABLE or worker.last_seen < oldest:
+            continue
+        if tried and worker.worker_id in tried:
+            continue
+        load = worker.busy / (worker.slots or 1)
+        if best is None or load < best_load or (load == best_load and worker.picked < best.picked):
+            best, best_load = worker, load
+    return best
+
+
+def reasons(
+    workers: Iterable[Candidate], now: float, stale_after: float, tried: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Why each of these was not chosen, as `worker: reason`."""
+    found = []
     for worker in workers:
         reason = why_not(worker, now, stale_after)
         if reason is None and worker.worker_id in tried:
             reason = "failed this request"
         if reason is not None:
-            reasons.append(f"{worker.worker_id}: {reason}")
-            continue
-        load = worker.busy / max(worker.slots, 1)
-        if best is None or load < best_load or (load == best_load and worker.picked < best.picked):
-            best, best_load = worker, load
-    return Decision(best) if best is not None else Decision(None, tuple(reasons))
+            found.append(f"{worker.worker_id}: {reason}")
+    return tuple(found)
 
 
 def models_for(name: str, aliases: Mapping[str, tuple[str, ...]], known: Collection[str]) -> tuple[str, ...]:

@@ -22,9 +22,19 @@ class Catalog:
     def configure(self, config: QueenConfig) -> None:
         self._declared = {m.name: m for m in config.models}
         self.aliases = dict(config.aliases)
+        self._resolved: dict[str, tuple[str, ...]] = {}
+        self._resolved_at = -1
 
     def resolve(self, name: str) -> tuple[str, ...]:
         """The models that answer for `name`, first choice first. Raises NotFound with what is known."""
+        if self._resolved_at != self._registry.generation:
+            self._resolved, self._resolved_at = {}, self._registry.generation
+        models = self._resolved.get(name)
+        if models is None:
+            models = self._resolved[name] = self._resolve(name)
+        return models
+
+    def _resolve(self, name: str) -> tuple[str, ...]:
         live = self._registry.models
         if name in self._declared or name in live:
             return (name,)

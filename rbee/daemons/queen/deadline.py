@@ -5,24 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from rbee.core.errors import DeadlineExceeded, InvalidRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """`ends` on the clock of `arrived`; `header` is an X-Deadline for the worker, where the client gave none."""
+def deadline_of(
+    headers: Mapping[str, str], arrived: float, wall: Callable[[], float]
+) -> tuple[float, list[tuple[bytes, bytes]]]:
+    """When the request's time is over on the clock of `arrived` (the earlier of both headers), and the X-Deadline
+    for the worker where the client sent none itself.
 
-    ends: float
-    header: bytes | None
-
-
-def deadline_of(headers: Mapping[str, str], arrived: float, wall: Callable[[], float]) -> Deadline | None:
-    """The earlier of both headers. Raises InvalidRequest for nonsense, DeadlineExceeded when it is over already."""
+    Raises InvalidRequest for nonsense, DeadlineExceeded when it is over already.
+    """
     at, within = headers.get("X-Deadline"), headers.get("X-Request-Timeout")
-    if at is None and within is None:
-        return None
     left = math.inf
     if at is not None:
         left = _number("X-Deadline", at) / 1000 - wall()
@@ -30,7 +25,7 @@ def deadline_of(headers: Mapping[str, str], arrived: float, wall: Callable[[], f
         left = min(left, _number("X-Request-Timeout", within))
     if left <= 0:
         raise DeadlineExceeded("The request's deadline has passed.")
-    return Deadline(arrived + left, b"%d" % int((wall() + left) * 1000) if at is None else None)
+    return arrived + left, [] if at is not None else [(b"X-Deadline", b"%d" % int((wall() + left) * 1000))]
 
 
 def _number(name: str, said: str) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -16,9 +16,9 @@ from rbee.adapters.splice import (
     ConnectTimeout,
     DiedBeforeFirstByte,
     FirstByteTimeout,
-    SentResponse,
     Splice,
     UpstreamError,
+    read_body,
 )
 from rbee.contracts import codec, defaults, openai
 from rbee.contracts.openai import BadBody
@@ -56,75 +56,91 @@ class Dispatcher:
         self._prober = prober
         self._clock = clock
         self.worker_headers = [(b"Authorization", f"Bearer {token.reveal()}".encode())] if token is not None else []
-        self._prefix = f"req-{secrets.token_hex(6)}-"
+        self._prefix = f"req{secrets.token_hex(6)}"
         self._ids = itertools.count(1)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Handler of every inference path; errors of ours have OpenAI's body."""
+        """Handler of every inference path; errors of ours have OpenAI's body. What is here costs every request."""
         arrived = self._clock()
-        said_id = request.headers.get("X-Request-Id")
-        own_id = said_id is None or not said_id.isascii() or not said_id.isprintable() or len(said_id) > _LONGEST_ID
-        request_id = f"{self._prefix}{next(self._ids):x}" if own_id or said_id is None else said_id
+        headers = request.headers
+        request_id = headers.get("X-Request-Id")
+        if request_id is None or not request_id.isprintable() or len(request_id) > _LONGEST_ID:
+            request_id = f"{self._prefix}{next(self._ids):08x}"
         self.metrics.active += 1
         try:
-            return await self._serve(request, request_id, own_id, arrived)
-        except RbeeError as error:
-            answer = error_response(error, {"X-Request-Id": request_id})
-            if isinstance(error, NoWorker):
-                answer.body = error.body()
-            self.metrics.requests[getattr(error, "model", ""), "", answer.status, "refused"] += 1
-            return answer
+            body = await read_body(request, defaults.MAX_BODY)
+            name = openai.peek(body).model
+            if name is None:
+                raise BadBody("The request names no model.", "missing_model", "model")
+            models = self.catalog.resolve(name)
+            raw_id = request_id.encode("latin-1", "replace")
+            own = [(b"X-Request-Id", raw_id), *self.worker_headers]
+            ends: float | None = None
+            if "X-Deadline" in headers or "X-Request-Timeout" in headers:
+                ends, line = deadline_of(headers, arrived, time.time)
+                own += line
+            return await self._relay(request, body, models, raw_id, own, arrived, ends)
+        except BadBody as e:
+            return self._refuse(InvalidRequest(e.message, code=e.code, param=e.param), request_id)
+        except RbeeError as e:
+            return self._refuse(e, request_id)
         finally:
             self.metrics.active -= 1
 
-    async def _serve(self, request: web.Request, request_id: str, own_id: bool, arrived: float) -> web.StreamResponse:
-        body = await request.read()
-        try:
-            name = openai.peek(body).model
-        except BadBody as e:
-            raise _bad_request(e.message, e.code, e.param) from None
-        if name is None:
-            raise _bad_request("The request names no model.", "missing_model", "model")
-        deadline, headers = deadline_of(request.headers, arrived, time.time), list(self.worker_headers)
-        if deadline is not None and deadline.header is not None:
-            headers.append((b"X-Deadline", deadline.header))
-        if own_id:
-            headers.append((b"X-Request-Id", request_id.encode()))
-        models = self.catalog.resolve(name)
-        ends = deadline.ends if deadline is not None else None
-        client_headers = request.raw_headers
-        if own_id and "X-Request-Id" in request.headers:
-            client_headers = tuple(h for h in client_headers if h[0].lower() != b"x-request-id")
-        tried: list[str] = []
+    async def _relay(
+        self,
+        request: web.Request,
+        body: bytes,
+        models: tuple[str, ...],
+        request_id: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        arrived: float,
+        ends: float | None,
+    ) -> web.StreamResponse:
+        tried: tuple[str, ...] = ()
+        clock = self._clock
         while True:
-            worker = await self.choose(models, tried, ends)
+            worker = self.registry.pick(models) if not tried else None
+            if worker is None:
+                worker = await self.choose(models, tried, ends)
             worker.in_flight += 1
             try:
                 sent = await self.splice.forward(
                     request,
                     upstream=worker.upstream,
                     body=body,
-                    client_headers=client_headers,
                     headers=headers,
                     extra_headers=(
                         (b"X-Request-Id", request_id),
                         *worker.headers,
-                        (b"X-Rbee-Overhead-Ms", b"%.3f" % ((self._clock() - arrived) * 1e3)),
+                        (b"X-Rbee-Overhead-Ms", b"%.3f" % ((clock() - arrived) * 1e3)),
                     ),
                     connect_timeout=defaults.CONNECT_TIMEOUT,
                     first_byte_timeout=defaults.FIRST_BYTE_TIMEOUT,
-                    total_timeout=None if ends is None else max(ends - self._clock(), 0.001),
+                    total_timeout=None if ends is None else max(ends - clock(), 0.001),
                 )
             except UpstreamError as error:
                 self.failed(worker, error, ends)
-                tried.append(worker.worker_id)
+                tried = (*tried, worker.worker_id)
                 continue
             finally:
                 worker.in_flight -= 1
-            self._count(worker, sent, arrived)
+            outcome = sent.outcome
+            self.metrics.count(worker.beat.model, worker.worker_id, outcome.status, outcome.end, clock() - arrived)
+            if outcome.first_byte_seconds is not None:
+                self.metrics.first_byte.add(outcome.first_byte_seconds)
             return sent
 
-    async def choose(self, models: tuple[str, ...], tried: list[str], ends: float | None) -> Worker:
+    def _refuse(self, error: RbeeError, request_id: str) -> web.Response:
+        answer = error_response(error, {"X-Request-Id": request_id})
+        model = ""
+        if isinstance(error, NoWorker):
+            answer.body = error.body()
+            model = error.model
+        self.metrics.requests[model, "", answer.status, "refused"] += 1
+        return answer
+
+    async def choose(self, models: tuple[str, ...], tried: tuple[str, ...], ends: float | None) -> Worker:
         """The worker to ask next; with a deadline, waits for one that is about to be ready.
 
         Raises Unavailable (NoWorker) or DeadlineExceeded.
@@ -133,14 +149,14 @@ class Dispatcher:
             left = None if ends is None else ends - self._clock()
             if left is not None and left <= 0:
                 raise DeadlineExceeded("The request's deadline has passed.")
-            decision = self.registry.pick(models, tried)
-            if decision.worker is not None and len(tried) < MAX_TRIES:
-                return decision.worker
+            worker = self.registry.pick(models, tried) if len(tried) < MAX_TRIES else None
+            if worker is not None:
+                return worker
             coming = [w for w in self.registry.of_models(models) if w.coming]
             if left is None or not coming or not await self.registry.changed(left):
                 if left is not None and coming:
                     raise DeadlineExceeded("The model did not get ready within the request's deadline.")
-                raise NoWorker(models, decision.reasons, loading=bool(coming))
+                raise NoWorker(models, self.registry.reasons(models, tried), loading=bool(coming))
 
     def failed(self, worker: Worker, error: UpstreamError, ends: float | None) -> None:
         """A worker gave no answer: out of the routing until it answers a probe. Raises when the time is over."""
@@ -156,13 +172,6 @@ class Dispatcher:
             if self.registry.workers.get(worker.worker_id) is worker:
                 worker.unreachable = f"unreachable: {error}"
                 self._prober.probe(worker)
-
-    def _count(self, worker: Worker, sent: SentResponse, arrived: float) -> None:
-        outcome = sent.outcome
-        self.metrics.requests[worker.beat.model, worker.worker_id, outcome.status, outcome.end] += 1
-        self.metrics.duration.add(self._clock() - arrived)
-        if outcome.first_byte_seconds is not None:
-            self.metrics.first_byte.add(outcome.first_byte_seconds)
 
 
 class NoWorker(Unavailable):
@@ -184,7 +193,3 @@ class NoWorker(Unavailable):
         if self.loading:
             said["loading"] = {"state": "starting", "progress": None, "eta_seconds": None}
         return codec.encode(said)
-
-
-def _bad_request(message: str, code: str | None, param: str | None) -> InvalidRequest:
-    return InvalidRequest(message, code=code, param=param)

@@ -64,7 +64,7 @@ class InferHandler:
         models = self._dispatcher.catalog.resolve(asked.model)
         context.narrate("infer_start", f"Asking {asked.model}.", model=asked.model)
         body = codec.encode(_body(asked))
-        tried: list[str] = []
+        tried: tuple[str, ...] = ()
         while True:
             worker = await self._dispatcher.choose(models, tried, None)
             worker.in_flight += 1
@@ -76,7 +76,7 @@ class InferHandler:
                 raise Unreachable(f"The worker {worker.worker_id} stopped before the answer was whole: {e}.") from None
             except UpstreamError as e:
                 self._dispatcher.failed(worker, e, None)
-                tried.append(worker.worker_id)
+                tried = (*tried, worker.worker_id)
             finally:
                 worker.in_flight -= 1
 

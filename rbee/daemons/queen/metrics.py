@@ -39,6 +39,11 @@ class Metrics:
         self.first_byte = Histogram()
         self.duration = Histogram()
 
+    def count(self, model: str, worker: str, status: int, end: str, seconds: float) -> None:
+        """A request that a worker answered."""
+        self.requests[model, worker, status, end] += 1
+        self.duration.add(seconds)
+
     @property
     def total(self) -> int:
         return sum(self.requests.values())

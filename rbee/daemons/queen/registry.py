@@ -12,7 +12,7 @@ from rbee.contracts import defaults
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.core.errors import InvalidRequest
 from rbee.core.records import WorkerRecord
-from rbee.core.routing import Decision, route, why_not
+from rbee.core.routing import reasons, route, why_not
 
 #: A worker that was silent for this many times STALE_AFTER is forgotten.
 _FORGET = 10
@@ -96,6 +96,8 @@ class Registry:
         self.workers: dict[str, Worker] = {}
         self._by_model: dict[str, dict[str, Worker]] = {}
         self._picks = 0
+        #: Changes with the set of models.
+        self.generation = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
     def heartbeat(self, beat: WorkerHeartbeat) -> Worker | None:
@@ -109,13 +111,15 @@ class Registry:
         now = self._clock()
         if known is None or known.beat.started_at != beat.started_at:
             known = self._add(Worker(beat, now))
+            self._evict(known)
+        elif known.beat.model == beat.model and known.beat.url == beat.url:
+            known.update(beat, now)
         else:
-            if known.beat.model != beat.model or known.beat.url != beat.url:
-                known.unreachable = None
             self._unindex(known)
             known.update(beat, now)
+            known.unreachable = None
             self._index(known)
-        self._evict_ports(known)
+            self._evict(known)
         self._tell()
         return known
 
@@ -171,21 +175,21 @@ class Registry:
             self.forget(worker.worker_id)
         return old
 
-    def pick(self, models: Iterable[str], tried: Iterable[str] = ()) -> Decision[Worker]:
-        """The worker for a request for one of `models`, first choice first; it is counted as picked, not as busy."""
-        reasons: tuple[str, ...] = ()
-        now, tried = self._clock(), tuple(tried)
+    def pick(self, models: Iterable[str], tried: tuple[str, ...] = ()) -> Worker | None:
+        """The worker for a request for one of `models`, first choice first. It counts as picked, not as busy."""
+        now = self._clock()
         for model in models:
             workers = self._by_model.get(model)
-            if workers is None:
-                continue
-            decision = route(workers.values(), now, self.stale_after, tried)
-            if decision.worker is not None:
+            worker = route(workers.values(), now, self.stale_after, tried) if workers is not None else None
+            if worker is not None:
                 self._picks += 1
-                decision.worker.picked = self._picks
-                return decision
-            reasons += decision.reasons
-        return Decision(None, reasons)
+                worker.picked = self._picks
+                return worker
+        return None
+
+    def reasons(self, models: Iterable[str], tried: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Why `pick` found nobody."""
+        return reasons(self.of_models(models), self._clock(), self.stale_after, tried)
 
     def of_models(self, models: Iterable[str]) -> list[Worker]:
         return [w for m in models for w in self._by_model.get(m, {}).values()]
@@ -226,6 +230,7 @@ class Registry:
         return worker
 
     def _index(self, worker: Worker) -> None:
+        self.generation += worker.beat.model not in self._by_model
         self._by_model.setdefault(worker.beat.model, {})[worker.worker_id] = worker
 
     def _unindex(self, worker: Worker) -> None:
@@ -233,10 +238,11 @@ class Registry:
         if of_model is not None:
             of_model.pop(worker.worker_id, None)
             if not of_model:
+                self.generation += 1
                 del self._by_model[worker.beat.model]
 
-    def _evict_ports(self, newest: Worker) -> None:
-        """A port has one owner: a worker that spoke from another's address has taken its place."""
+    def _evict(self, newest: Worker) -> None:
+        """A port has one owner: a worker that speaks from another's address has taken its place."""
         for other in [w for w in self.workers.values() if w.upstream == newest.upstream and w is not newest]:
             if other.beat.started_at <= newest.beat.started_at:
                 self.forget(other.worker_id)

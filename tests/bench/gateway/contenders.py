@@ -64,11 +64,10 @@ def _module(name: str) -> Callable[[Setup], list[str]]:
     return lambda setup: [sys.executable, "-m", module, str(setup.port), str(setup.engine_port)]
 
 
-#: The queen joins here: a module beside these that starts it with one worker (the engine's port) and takes
-#: `PORT ENGINE_PORT`, or a command of its own.
 CONTENDERS = (
     Contender("direct", None),
     Contender("nginx", _nginx, needs="nginx"),
     Contender("aiohttp relay", _module("aiohttp_relay")),
     Contender("splice", _module("splice_front")),
+    Contender("queen", _module("queen_front")),
 )
