@@ -155,3 +155,14 @@ def test_a_long_line_is_shown_around_its_place(tmp_path: Path) -> None:
     assert len(shown) < 140
     bare = caret.replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert shown[bare.index("^") :].startswith("HERE")
+
+
+def test_nothing_in_a_file_commands_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "rbee.yaml"
+    file.write_text('version: 1\nfleet: home\n"\\e[31mred": 1\nx\x1b[2J: 1\n')
+    result = CliRunner().invoke(validate_cmd.command, ["-f", str(file)])
+    assert result.exit_code == 1
+    file.write_text('version: 1\nfleet: home\nhives: {"\\e[31mred": {x: 1}}\n')
+    more = CliRunner().invoke(validate_cmd.command, ["-f", str(file)])
+    assert "\x1b" not in result.stderr + more.stderr
+    assert "Unknown key 'x' in `hives. [31mred`." in more.stderr
