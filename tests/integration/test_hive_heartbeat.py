@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The discovery handshake, the heartbeat that follows, and who may be told the token."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from rbee.adapters.paths import Paths
+from rbee.adapters.secrets import Token
+from rbee.contracts import codec
+from rbee.contracts.configs import config_digest
+from rbee.contracts.heartbeat import HiveHeartbeat
+from rbee.contracts.operations.models import ModelDelete, ModelDownload
+from rbee.core.errors import RbeeError
+from rbee.daemons.app import free_port
+from rbee.daemons.hive.app import HiveDaemon
+from rbee.daemons.hive.ports import reachable_host
+from tests.support.files_server import serving
+from tests.support.hive import HiveClient, client, free_range, machine, settings, until
+
+SECRET = "a-token-of-the-fleet"
+
+
+@dataclass
+class FakeQueen:
+    """Takes heartbeats, or refuses them with `status`."""
+
+    url: str = ""
+    status: int = 200
+    beats: list[HiveHeartbeat] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    async def beat(self, request: web.Request) -> web.StreamResponse:
+        self.headers.append(dict(request.headers))
+        if self.status == 200:
+            self.beats.append(codec.decode(HiveHeartbeat, await request.read()))
+        return web.Response(status=self.status)
+
+    @property
+    def changes(self) -> list[tuple[str, str]]:
+        return [(m.action, m.model_id) for b in self.beats if b.capability_changes for m in b.capability_changes.models]
+
+
+@pytest.fixture
+async def queen() -> AsyncIterator[FakeQueen]:
+    made = FakeQueen()
+    app = web.Application()
+    app.router.add_post("/v1/hive-heartbeat", made.beat)
+    async with serving(app) as url:
+        made.url = url
+        yield made
+
+
+@asynccontextmanager
+async def running(paths: Paths, token: Token | None = None, **changes: object) -> AsyncIterator[HiveDaemon]:
+    daemon = HiveDaemon(settings(free_range(), **changes), paths, token)
+    await daemon.start()
+    try:
+        yield daemon
+    finally:
+        await daemon.stop()
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return machine(tmp_path)
+
+
+async def test_no_heartbeat_before_discovery_and_one_task_after_two(paths: Paths, queen: FakeQueen) -> None:
+    async with running(paths, heartbeat_interval=0.05) as daemon, client(daemon.url) as hive:
+        seen = await hive.capabilities()
+        assert (seen.hive_id, seen.fleet, seen.release, seen.queen_url) == ("h1", "test", "r1", None)
+        assert seen.config_digest == config_digest(daemon.config)
+        assert seen.url == daemon.url
+        assert seen.system.cpu_cores >= 1
+        assert [d.id for d in seen.devices if d.device_type == "cpu"] == ["cpu"]
+        assert queen.beats == []
+        assert (await hive.capabilities(queen_url=queen.url)).queen_url == queen.url
+        await until(lambda: len(queen.beats) >= 2)
+        task = daemon.heartbeat._task
+        await hive.capabilities(queen_url=f"{queen.url}/")
+        assert daemon.heartbeat._task is task
+        monitor = queen.beats[0].monitor_data
+        assert monitor.ram_total_gb >= monitor.ram_used_gb > 0
+        assert monitor.uptime_seconds > 0
+        assert queen.beats[0].capability_changes is None
+
+
+async def test_changes_are_told_at_once_and_once(paths: Paths, queen: FakeQueen) -> None:
+    async with running(paths) as daemon, client(daemon.url) as hive:
+        await hive.capabilities(queen_url=queen.url)
+        await until(lambda: queen.beats)
+        await hive.run(ModelDownload(model="builtin:bee-tiny"))
+        await until(lambda: queen.changes == [("added", "bee-tiny")])
+        await hive.run(ModelDelete(model_id="bee-tiny"))
+        await until(lambda: queen.changes == [("added", "bee-tiny"), ("removed", "bee-tiny")])
+
+
+async def test_changes_wait_for_a_queen_that_is_down(paths: Paths, queen: FakeQueen) -> None:
+    async with running(paths) as daemon, client(daemon.url) as hive:
+        queen.status = 503
+        await hive.capabilities(queen_url=queen.url)
+        await hive.run(ModelDownload(model="builtin:bee-tiny"))
+        await until(lambda: len(queen.headers) >= 2)
+        queen.status = 200
+        await until(lambda: queen.changes == [("added", "bee-tiny")])
+
+
+async def test_a_restarted_hive_goes_on_by_itself(paths: Paths, queen: FakeQueen) -> None:
+    async with running(paths) as daemon, client(daemon.url) as hive:
+        await hive.capabilities(queen_url=queen.url)
+        await until(lambda: queen.beats)
+    before = len(queen.beats)
+    async with running(paths) as daemon, client(daemon.url) as hive:
+        await until(lambda: len(queen.beats) > before)
+        assert (await hive.capabilities()).queen_url == queen.url
+
+
+@pytest.mark.parametrize("wrong", ["ftp://x", "nonsense", "http://", "http://" + "x" * 600])
+async def test_what_is_no_address_is_refused(paths: Paths, wrong: str) -> None:
+    async with running(paths) as daemon, client(daemon.url) as hive:
+        async with hive.session.get(f"{hive.url}/capabilities", params={"queen_url": wrong}) as answer:
+            assert answer.status == 400
+        assert daemon.heartbeat.queen_url is None
+
+
+async def test_nobody_without_the_token_can_have_it_sent_elsewhere(paths: Paths, queen: FakeQueen) -> None:
+    """A loopback hive is open; whoever reaches it (any user, any web page) must not get the token out of it."""
+    async with running(paths, Token(SECRET)) as daemon, client(daemon.url) as hive:
+        params = {"queen_url": "http://192.0.2.1:7833"}
+        async with hive.session.get(f"{hive.url}/capabilities", params=params) as answer:
+            assert answer.status == 401
+        await hive.capabilities(queen_url=queen.url)
+        await until(lambda: queen.beats)
+        assert all("Authorization" not in h for h in queen.headers)
+    config = settings(free_range(), queen_url=queen.url)
+    (paths.state / "hive.queen.json").unlink()
+    queen.headers.clear()
+    daemon = HiveDaemon(config, paths, Token(SECRET))
+    await daemon.start()
+    async with client(daemon.url) as hive:
+        await hive.capabilities(queen_url=queen.url)
+        await until(lambda: queen.headers)
+        assert queen.headers[0]["Authorization"] == f"Bearer {SECRET}"
+    await daemon.stop()
+
+
+def outward() -> str | None:
+    """An address of this machine that is not loopback, if it has one."""
+    host = reachable_host("0.0.0.0")
+    try:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return None
+    return None if host.startswith("127.") else host
+
+
+async def test_off_loopback_everything_but_health_wants_the_token(paths: Paths, queen: FakeQueen) -> None:
+    host = outward()
+    if host is None:
+        pytest.skip("this machine has no address but loopback")
+    listen = f"{host}:{free_port(host)}"
+    with pytest.raises(RbeeError, match="without a token"):
+        HiveDaemon(settings(free_range(), listen=listen), paths, None)
+    async with running(paths, Token(SECRET), listen=listen) as daemon:
+        assert daemon.url == f"http://{listen}"
+        async with client(daemon.url) as stranger:
+            for path, status in (("/health", 200), ("/readyz", 200), ("/capabilities", 401), ("/v1/jobs", 401)):
+                async with stranger.session.get(daemon.url + path) as answer:
+                    assert answer.status == status, path
+        async with client(daemon.url, {"Authorization": f"Bearer {SECRET}"}) as hive:
+            await hive.capabilities(queen_url=queen.url)
+            await until(lambda: queen.headers)
+            assert queen.headers[0]["Authorization"] == f"Bearer {SECRET}"
+
+
+async def test_metrics_are_prometheus(paths: Paths) -> None:
+    async with running(paths) as daemon, client(daemon.url) as hive:
+        await hive.run(ModelDownload(model="builtin:bee-tiny"))
+        text = await _text(hive, "/metrics")
+    assert 'rbee_hive_models{status="available"} 1\n' in text
+    assert 'rbee_hive_workers{status="ready"} 0\n' in text
+    assert text.count("# TYPE") == len({line for line in text.splitlines() if line.startswith("# TYPE")})
+
+
+async def _text(hive: HiveClient, path: str) -> str:
+    async with hive.session.get(hive.url + path) as answer:
+        assert answer.status == 200
+        return await answer.text()
+
+
+async def test_start_that_fails_lets_go_of_everything(paths: Paths) -> None:
+    squatter = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    port = squatter.sockets[0].getsockname()[1]
+    with pytest.raises(RbeeError, match="port is taken"):
+        await HiveDaemon(settings(free_range(), listen=f"127.0.0.1:{port}"), paths, None).start()
+    squatter.close()
+    await squatter.wait_closed()
+    async with running(paths) as daemon:
+        assert daemon.url
