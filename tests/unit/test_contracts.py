@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbee.contracts import codec, narration
+from rbee.contracts import codec, jobs, narration
 from rbee.contracts.configs import HiveConfig, QueenConfig, boot_digest, config_digest
 from rbee.contracts.operations import OPERATIONS, parse_operation, wire
 from rbee.contracts.operations.hives import HiveCheck
@@ -116,3 +116,12 @@ def test_narration_carries_its_name_twice_and_its_numbers_as_numbers() -> None:
     assert event["event"] == event["action"] == "model_download_progress"
     assert (event["bytes_downloaded"], event["level"], event["actor"]) == (5, "debug", "hive")
     assert narration.narration("n", "m", timestamp="T", job_id="j", actor="a")["level"] == "info"
+
+
+def test_a_job_ends_in_one_of_three_states() -> None:
+    error = jobs.JobError(error="No.", code="not_found", timestamp="T")
+    job = jobs.Job(job_id="job-1", operation="Status", state="failed", created_at="T", error=error)
+    page = jobs.JobPage(jobs=(job,), cursor="c")
+    assert codec.decode(jobs.JobPage, codec.encode(page)) == page
+    assert job.state in jobs.ENDED
+    assert {"completed", "failed", "cancelled"} == jobs.ENDED
