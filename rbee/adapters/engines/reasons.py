@@ -20,7 +20,7 @@ _TELLING = tuple(
     )
 )
 #: llama.cpp's prefix: a time, and the level.
-_PREFIX = re.compile(r"^[\d.]+ [A-Z] (?:\w+\s+)?")
+_PREFIX = re.compile(r"^[\d.]+ [A-Z] (?:\w+ {2,})?")
 
 
 def reason_in(lines: Sequence[str]) -> str:
@@ -31,6 +31,17 @@ def reason_in(lines: Sequence[str]) -> str:
                 return (found.group(1) if found.group(1).strip() else found.group(0)).strip().rstrip(".")
     last = next((line for line in reversed(lines) if line.strip()), "")
     return _PREFIX.sub("", last).strip().rstrip(".")
+
+
+def mend_for(reason: str) -> str:
+    """What a person can do about a reason; empty when nobody knows."""
+    if re.search(r"file bounds|failed to read|magic characters|truncated|corrupt", reason):
+        return "The file is cut short or hurt: delete it and download it again."
+    if "failed to open" in reason:
+        return "The file is gone, or this user may not read it."
+    if "allocate" in reason or "out of memory" in reason:
+        return "Give it a shorter context_length or fewer parallel requests, or place it on a machine with more memory."
+    return ""
 
 
 def how_it_ended(status: int) -> str:

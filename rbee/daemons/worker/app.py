@@ -88,6 +88,7 @@ class WorkerDaemon:
         }
         return Launch(
             name=provider.name,
+            model=self.config.model_path,
             argv=fill_command(provider.command, values),
             environment=provider.environment,
             port=port,

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import rbee.adapters.guard
-from rbee.adapters.engines.reasons import how_it_ended, reason_in
+from rbee.adapters.engines.reasons import how_it_ended, mend_for, reason_in
 from rbee.adapters.splice import Splice, Upstream, UpstreamError
 from rbee.core.errors import RbeeError
 
@@ -44,6 +44,7 @@ class Launch:
     """How to start the engine. `announces`: it prints a JSON line with its address (our own launchers do)."""
 
     name: str
+    model: str
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
@@ -127,7 +128,8 @@ class Engine:
         status = await self.ended()
         if status == UNLOADABLE:
             words = reason_in(self._said) or "it did not say why"
-            return EngineFailed(f"{self.launch.name} could not load the model: {words}.", final=True)
+            what = f"{self.launch.name} could not load {self.launch.model}: {words}."
+            return EngineFailed(what, final=True, mend=mend_for(words))
         return EngineFailed(f"{self.launch.name} ended ({how_it_ended(status)}){self._last_words()}.")
 
     async def stop(self, timeout: float) -> None:
