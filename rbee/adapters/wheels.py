@@ -134,6 +134,7 @@ class WheelStore:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self._root) as place:
             (Path(place) / "lock.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
             argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+            argv += ["--retries", "2"]
             argv += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", place]
             argv += ["--python-version", ".".join(map(str, target.python)), "--implementation", "cp"]
             argv += [word for tag in platform_tags(target) for word in ("--platform", tag)]
