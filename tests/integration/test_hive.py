@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee.adapters import process
+from rbee.adapters import process, shipped
 from rbee.adapters.paths import Paths
 from rbee.contracts.operations.hives import DeviceList, HiveCheck
 from rbee.contracts.operations.models import ModelDelete, ModelDownload, ModelGet, ModelList
@@ -188,6 +188,66 @@ async def test_taken_ports_are_passed_over_and_a_used_up_range_is_told(paths: Pa
     await daemon.stop()
     squatter.close()
     await squatter.wait_closed()
+
+
+async def test_port_taken_by_another_between_test_and_bind_is_given_up_for_the_next(paths: Paths) -> None:
+    first, _ = free_range(2)
+    daemon = HiveDaemon(settings((first, first + 1)), paths, None)
+    await daemon.start()
+    async with client(daemon.url) as hive:
+        await hive.run(ModelDownload(model="builtin:bee-tiny"))
+        job = await hive.submit(spawn())
+        squatter = None
+        async for event in hive.events(job):
+            if event["event"] == "worker_spawn_health_check" and squatter is None:
+                # The hive has chosen the port; the worker's interpreter is still starting.
+                squatter = await asyncio.start_server(_pretend_ready, "127.0.0.1", first)
+        worker = await only(hive)
+        assert (worker.status, worker.port) == ("ready", first + 1)
+        assert worker.url.endswith(str(first + 1))
+        await hive.run(WorkerProcessDelete(pid=worker.pid))
+    await daemon.stop()
+    assert squatter is not None
+    squatter.close()
+    await squatter.wait_closed()
+
+
+async def _pretend_ready(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Some other worker, ready for anything."""
+    await reader.readuntil(b"\r\n\r\n")
+    body = b'{"status": "ready", "pid": 1}'
+    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    await writer.drain()
+    writer.close()
+
+
+async def test_model_that_the_engine_refuses_is_a_failed_worker_with_its_words(
+    hive: HiveClient, tmp_path: Path
+) -> None:
+    strange = tmp_path / "strange.gguf"
+    data = shipped.builtin_model("bee-tiny").read_bytes()
+    # Well-formed, and of an architecture that no engine knows.
+    strange.write_bytes(data.replace(b"llama", b"lxama"))
+    await hive.run(ModelDownload(model=f"file:{strange}"))
+    with pytest.raises(RbeeError, match="lxama") as refused:
+        await hive.run(spawn(model="strange"))
+    assert refused.value.code == "worker_failed"
+    worker = await only(hive)
+    assert worker.status == "failed"
+    assert "lxama" in (worker.reason or "")
+    assert process.identify(worker.pid) is None
+    # What failed holds nothing: its model can go, its name can be taken.
+    await hive.run(ModelDelete(model_id="strange"))
+    assert (await hive.run(spawn(digest="d9"))).response.status == "ready"
+
+
+async def test_no_engine_outlives_a_killed_worker(hive: HiveClient) -> None:
+    spawned = (await hive.run(spawn())).response
+    async with hive.session.get(f"{spawned.url}/info") as answer:
+        engine = process.identify((await answer.json())["engine_pid"])
+    assert engine is not None
+    os.kill(spawned.pid, signal.SIGKILL)
+    await until(lambda: not process.alive(engine))
 
 
 async def test_cancelled_spawn_leaves_nothing(hive: HiveClient, paths: Paths) -> None:

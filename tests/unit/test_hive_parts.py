@@ -14,15 +14,18 @@ from hypothesis import strategies as st
 
 from rbee.adapters import gguf, shipped
 from rbee.adapters.catalog import BinaryEntry
+from rbee.adapters.process import Memory
 from rbee.contracts import defaults
 from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.operations.workers import WorkerSpawn
 from rbee.core.errors import Conflict, Insufficient, InvalidRequest, NotFound, RbeeError
 from rbee.core.providers import EngineProvider, Needs
-from rbee.core.records import Device, ModelRecord, WorkerBinary
+from rbee.core.records import Device, ModelRecord, WorkerBinary, WorkerStatus
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive import admission, health, ports
 from rbee.daemons.hive.files import ProcessFile, WorkerFolder, folders
+from rbee.daemons.hive.managed import Managed
+from rbee.daemons.hive.supervisor import Supervisor
 
 CPU = Device(id="cpu", device_id=0, device_type="cpu", name="c", cores=8)
 GPU = Device(id="cuda:1", device_id=1, device_type="cuda", name="g", vram_total_mb=8000, vram_free_mb=1)
@@ -215,3 +218,25 @@ def test_log_is_bounded_and_its_last_words_are_read(tmp_path: Path) -> None:
         writing.write(b"later\n")
     assert folder.log.read_bytes() == b"later\n"
     assert (tmp_path / "worker.log.1").stat().st_size == defaults.LOG_BYTES + 1
+
+
+def test_memory_that_looks_available_and_is_not(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path, "127.0.0.1", (1, 2), lambda: 2, lambda change: None)
+
+    def held(worker_id: str, pid: int, status: WorkerStatus, model_path: str = "/m") -> None:
+        worker = Managed(
+            config=config(worker_id=worker_id, model_path=model_path),
+            folder=WorkerFolder.of(tmp_path, worker_id),
+            state=ProcessFile(pid=pid, status=status, predicted=1000),
+        )
+        supervisor._workers[worker_id] = worker
+
+    sizes = {1: Memory(300, 100), 2: Memory(900, 500), 3: Memory(900, 400), 4: Memory(700, 50)}
+    held("loading", 1, "starting", "/other")
+    assert supervisor.spoken_for("cpu", sizes) == 700 + 100
+    held("one", 2, "ready")
+    held("two", 3, "busy")
+    assert supervisor.spoken_for("cpu", sizes) == 700 + 100 + 500
+    held("gone", 4, "failed", "/third")
+    assert supervisor.spoken_for("cpu", sizes) == 700 + 100 + 500
+    assert supervisor.spoken_for("cuda:0", sizes) == 0

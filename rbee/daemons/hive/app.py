@@ -170,7 +170,7 @@ class HiveDaemon:
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         text = metrics.render(
-            workers=self.supervisor.records(),
+            workers=await self.supervisor.records(),
             models=await asyncio.to_thread(self.models.list),
             memory=await asyncio.to_thread(system.memory),
             jobs_running=self.jobs.running,

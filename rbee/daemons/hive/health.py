@@ -33,6 +33,16 @@ async def ask(session: aiohttp.ClientSession, url: str) -> Health | None:
         return None
 
 
+async def is_pid(session: aiohttp.ClientSession, url: str, pid: int) -> bool:
+    """Whether it is that very process which answers there, and not another that took the port first."""
+    try:
+        timeout = aiohttp.ClientTimeout(total=defaults.HEARTBEAT_TIMEOUT)
+        async with session.get(f"{url}/info", timeout=timeout) as answer:
+            return bool(codec.decode(dict[str, Any], await answer.read()).get("pid") == pid)
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, codec.CodecError):
+        return False
+
+
 def parse(status: int, body: bytes) -> Health:
     """200 is ready or busy; 503 says `status`, `progress` and `reason` while it loads or has failed."""
     try:

@@ -115,7 +115,7 @@ class Life:
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + defaults.WORKER_START_TIMEOUT, LOOK_FIRST
         while not ended.done():
-            seen = await health.ask(self.around.session, self.worker.config.url)
+            seen = await self._ask_itself()
             if seen is not None and not ended.done():
                 self.worker.progress = seen.progress
                 if seen.status in ("ready", "busy"):
@@ -132,6 +132,14 @@ class Life:
             await asyncio.wait({ended}, timeout=pause)
             pause = min(LOOK_SLOWEST, pause * 1.5)
         return True
+
+    async def _ask_itself(self) -> health.Health | None:
+        """None also while another program answers on its port: then the worker cannot listen, and will end."""
+        session, url = self.around.session, self.worker.config.url
+        seen = await health.ask(session, url)
+        if seen is None or seen.status not in ("ready", "busy", "failed"):
+            return seen
+        return seen if await health.is_pid(session, url, self.worker.state.pid) else None
 
     async def _become_ready(self, seen: health.Health) -> None:
         worker = self.worker

@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field, replace
 
-import psutil
-
 from rbee.adapters import process
 from rbee.contracts.configs import WorkerConfig
 from rbee.core.records import WorkerRecord
@@ -57,8 +55,8 @@ class Managed:
         self.config = replace(self.config, listen=f"{host}:{port}", url=f"{url_host}:{port}")
         self.state = replace(self.state, port=port)
 
-    def record(self) -> WorkerRecord:
-        """As the wire has it; memory is measured now."""
+    def record(self, memory: process.Memory | None) -> WorkerRecord:
+        """As the wire has it; `memory` is of worker and engine, measured now."""
         config, state = self.config, self.state
         return WorkerRecord(
             worker_id=config.worker_id,
@@ -74,28 +72,9 @@ class Managed:
             started_at=state.started_at,
             slots=state.slots,
             context_length=state.context_length,
-            memory_mb=self.memory_mb(),
+            memory_mb=round(memory.resident / 1e6, 1) if memory and state.status in ALIVE else None,
             mark=state.mark,
         )
-
-    def memory_mb(self) -> float | None:
-        """Resident memory of worker and engine; None when there is no process of it."""
-        identity = self.identity
-        if identity is None or self.state.status not in ALIVE or not process.alive(identity):
-            return None
-        try:
-            leader = psutil.Process(identity.pid)
-            resident = sum(_rss(p) for p in (leader, *leader.children(recursive=True)))
-        except psutil.Error:
-            return None
-        return round(resident / 1e6, 1)
-
-
-def _rss(one: psutil.Process) -> int:
-    try:
-        return int(one.memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 def free_of_strangers(worker: Managed) -> bool:

@@ -51,7 +51,7 @@ class Sight:
             system=await asyncio.to_thread(system.info, self._paths.models),
             devices=devices,
             models=tuple(await asyncio.to_thread(self._models.list)),
-            workers=self._supervisor.records(),
+            workers=await self._supervisor.records(),
             worker_binaries=tuple(await asyncio.to_thread(self._binaries.list)),
             queen_url=queen_url,
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,9 +109,16 @@ class Supervisor:
         # A failed worker's pid may have been given to a later one.
         return next((w for w in having if w.state.status in ALIVE), having[0])
 
-    def records(self) -> tuple[WorkerRecord, ...]:
-        """Every worker, failed ones too, by id. Reads the process table: call it from a thread when there are many."""
-        return tuple(w.record() for _, w in sorted(self._workers.items()))
+    async def records(self) -> tuple[WorkerRecord, ...]:
+        """Every worker, failed ones too, by id."""
+        workers = [w for _, w in sorted(self._workers.items())]
+        sizes = await self.sizes()
+        return tuple(w.record(sizes.get(w.state.pid)) for w in workers)
+
+    async def sizes(self) -> dict[int, process.Memory]:
+        """Memory of each worker with its engine, by pid."""
+        pids = {w.state.pid for w in self._workers.values() if w.state.status in ALIVE and w.state.pid}
+        return await asyncio.to_thread(process.memory_of_trees, pids)
 
     def using(self, model_id: str) -> list[Managed]:
         """Workers that have the model open or will open it again."""
@@ -120,10 +127,22 @@ class Supervisor:
     def on_device(self, device_id: str) -> tuple[str, ...]:
         return tuple(w.id for w in self._workers.values() if w.config.device == device_id and w.holds)
 
-    def reserved_memory(self, device_id: str) -> int:
-        """Bytes that starting workers have been granted and do not hold yet."""
-        starting = [w for w in self._workers.values() if w.state.status == "starting" and w.config.device == device_id]
-        return sum(max(0, w.state.predicted - int((w.memory_mb() or 0) * 1e6)) for w in starting)
+    def spoken_for(self, device_id: str, sizes: Mapping[int, process.Memory]) -> int:
+        """Bytes that look available and are not.
+
+        A worker that still loads will take what it was granted. And the weights that a running one has mapped count
+        as available to the kernel, which could drop them, and would then read them again for every token; workers
+        of one model share them.
+        """
+        starting, mapped = 0, dict[str, int]()
+        for worker in self._workers.values():
+            size = sizes.get(worker.state.pid, process.Memory(0, 0))
+            if worker.config.device != device_id or worker.state.status not in ALIVE:
+                continue
+            if worker.state.status == "starting":
+                starting += max(0, worker.state.predicted - size.resident)
+            mapped[worker.config.model_path] = max(size.files, mapped.get(worker.config.model_path, 0))
+        return starting + sum(mapped.values())
 
     # What is done.
 

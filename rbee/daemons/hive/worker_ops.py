@@ -133,8 +133,10 @@ class WorkerOps:
         engine = admission.choose_engine(request, model, entries, info.cpu_flags, info.arch)
         header = await asyncio.to_thread(_header, model)
         needs = admission.needs_of(request, model, header)
-        reserved = self._supervisor.reserved_memory(device.id)
-        admission.check_memory(model, needs, device, info.memory_available - reserved)
+        sizes = await self._supervisor.sizes()
+        # Nothing is awaited from here to the start, so that two at once are not granted the same memory.
+        available = info.memory_available - self._supervisor.spoken_for(device.id, sizes)
+        admission.check_memory(model, needs, device, max(0, available))
         assert engine.provider is not None
         config = WorkerConfig(
             worker_id=request.worker_id or "",
@@ -174,7 +176,7 @@ class WorkerOps:
 
     async def list(self, ctx: JobContext, request: ops.WorkerProcessList) -> ops.WorkerProcessListResponse:
         ctx.narrate("worker_proc_list_start", "Listing the workers of this hive.")
-        found = self._supervisor.records()
+        found = await self._supervisor.records()
         for w in found:
             ctx.narrate(
                 "worker_proc_list_entry",
@@ -190,7 +192,9 @@ class WorkerOps:
         return ops.WorkerProcessListResponse(workers=found)
 
     async def get(self, ctx: JobContext, request: ops.WorkerProcessGet) -> ops.WorkerProcessGetResponse:
-        return ops.WorkerProcessGetResponse(worker=self._supervisor.by_pid(request.pid).record())
+        worker = self._supervisor.by_pid(request.pid)
+        sizes = await self._supervisor.sizes()
+        return ops.WorkerProcessGetResponse(worker=worker.record(sizes.get(request.pid)))
 
     async def delete(self, ctx: JobContext, request: ops.WorkerProcessDelete) -> ops.WorkerProcessDeleteResponse:
         """Only a process that this hive started: told by pid and start time, never by a pid alone."""
