@@ -76,7 +76,8 @@ def uninstall(world: World, action: Action, tell: Tell) -> None:
     all_gone = len(ours) == len(facts.releases)
     extra = [roots.token, roots.hive_config, roots.wheels, f"{roots.data}/hive.db", f"{roots.data}/hive.db-wal"]
     extra += [f"{roots.data}/hive.db-shm", f"{roots.state}/workers", f"{roots.state}/hive.log"]
-    extra += [f"{roots.state}/hive.lock", f"{roots.state}/hive.run.json"]
+    extra += [f"{roots.state}/hive.{end}" for end in ("lock", "run.json", "queen.json")]
+    extra += [f"{folder}/.install.lock" for folder in (roots.releases, roots.engines)]
     python_of(facts)
     files(
         shell,

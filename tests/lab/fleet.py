@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The real `rbee` against lab hosts: a user's home on this machine whose ssh knows the hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.rbee_cli import RbeeHome, free_port, free_range, until
+
+from .lab import Lab
+
+#: Wheels that all labs of this user share: they are the same every time and are fetched once.
+WHEELS = Path(os.environ.get("RBEE_LAB_WHEELS", "~/.cache/rbee-lab/wheels")).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    hive: str
+    text: str
+
+
+@dataclass(slots=True)
+class Fleet:
+    """`home.run("apply", ...)` acts on the lab's hosts."""
+
+    lab: Lab
+    home: RbeeHome
+
+    def write(self, hosts: Sequence[str], *, more: str = "", hive_more: str = "") -> None:
+        """One model and one worker for each host (`m-h1`, `w-h1`), so that each can be asked by name."""
+        lines = [
+            "version: 1",
+            f"fleet: lab{self.lab.id}",
+            f'queen: {{listen: "127.0.0.1:{self.home.queen}"}}',
+            "hives:",
+        ]
+        lines += [f"  {h}: {{ssh: {h}{hive_more}}}" for h in hosts]
+        lines += ["models:", *(f"  m-{h}: {{source: builtin:bee-tiny}}" for h in hosts)]
+        lines += ["workers:"]
+        lines += [f"  w-{h}: {{model: m-{h}, hive: {h}, device: cpu, options: {{context_length: 256}}}}" for h in hosts]
+        self.home.yaml.write_text("\n".join([*lines, more]) + "\n")
+
+    def apply(self, rc: int | None = 0, *args: str) -> Any:
+        return self.home.run("apply", "--auto-approve", *args, rc=rc, timeout=300)
+
+    def ask(self, host: str) -> Answer:
+        """One answer of a host's own worker, through the queen."""
+        body = {"model": f"m-{host}", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
+        request = urllib.request.Request(
+            f"{self.home.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                found = json.load(answer)
+                return Answer(answer.status, answer.headers["X-Rbee-Hive"], found["choices"][0]["message"]["content"])
+        except urllib.error.HTTPError as e:
+            return Answer(e.code, "", e.read().decode())
+
+    def asks_well(self, host: str, seconds: float = 40) -> Answer:
+        """Ask until it is answered; a failure names the host."""
+        last: list[Answer] = []
+
+        def answered() -> Answer | None:
+            last.append(self.ask(host))
+            return last[-1] if last[-1].status == 200 and last[-1].text else None
+
+        try:
+            answer: Answer = until(answered, f"an answer from {host}", seconds)
+        except AssertionError as e:
+            raise AssertionError(f"{e}\n{last[-1]}\n{self.home.run('status').out}\n{self.logs(host)}") from None
+        return answer
+
+    def logs(self, host: str) -> str:
+        command = "tail -n 20 ~/.local/state/rbee/*.log ~/.local/state/rbee/workers/*/*.log"
+        return self.lab.hosts[host].exec(["sh", "-c", f"HOME=/home/bee; {command}"], check=False).stdout
+
+    def pids(self, host: str) -> dict[str, list[int]]:
+        """Pids on a host of its hive, its workers and their engines."""
+        found: dict[str, list[int]] = {"hive": [], "worker": [], "engine": []}
+        for process in self.lab.hosts[host].processes():
+            line = " ".join(process.argv)
+            if "xllamacpp_server.py" in line and "guard.py" not in line:
+                found["engine"].append(process.pid)
+            elif "rbee.cli.daemons" in line:
+                found["worker" if " worker" in line else "hive"].append(process.pid)
+        return found
+
+
+@contextlib.contextmanager
+def fleet_of(lab: Lab, root: Path) -> Iterator[Fleet]:
+    """A user's home for the lab; at its end everything of it on hosts and here is gone."""
+    home = RbeeHome(root, queen=free_port(), hive=free_port(), ports=free_range(4))
+    home.extra_env = {"HOME": str(lab.home), "PIP_CACHE_DIR": str(WHEELS.parent / "pip")}
+    WHEELS.mkdir(parents=True, exist_ok=True)
+    cache = root / "cache" / "rbee"
+    cache.mkdir(parents=True)
+    (cache / "wheels").symlink_to(WHEELS)
+    try:
+        yield Fleet(lab, home)
+    finally:
+        home.close()
+        for host in lab.hosts.values():
+            with contextlib.suppress(Exception):
+                _wipe(host)
+
+
+def _wipe(host: Any) -> None:
+    for pid in host.pids("rbee"):
+        with contextlib.suppress(Exception):
+            host.kill(pid)
+    folders = [f"/home/bee/{p}/rbee" for p in (".config", ".cache", ".local/share", ".local/state")]
+    host.exec(["rm", "-rf", *folders], check=False)
