@@ -11,8 +11,8 @@ DEFAULT_PARALLEL = 2
 #: Prompt tokens that llama.cpp reads in one step (see the launcher): its buffers grow with it.
 DEFAULT_BATCH = 64
 
-#: Measured: the interpreter, llama.cpp's libraries and its HTTP server, without a model.
-_PROCESS = 28 * 10**6
+#: Measured: llama.cpp's libraries and its HTTP server without a model (28 MB), and our launcher (10 MB).
+_PROCESS = 38 * 10**6
 #: Bytes for each entry of the vocabulary (text, score, two hash tables).
 _VOCABULARY_ENTRY = 250
 #: Keys and values are kept as 16-bit floats.
@@ -53,9 +53,9 @@ def kv_bytes(shape: ModelShape, context: int, parallel: int) -> int:
 def llama_cpp_bytes(shape: ModelShape, *, context: int, parallel: int, batch: int = DEFAULT_BATCH) -> int:
     """Resident bytes of llama.cpp on a CPU once every page of the model has been touched.
 
-    `28 MB + tensors + layers*ctx*2*kv_heads*head_dim*2 B + 4*n_ubatch*(3*FF + 4*D) B + 250 B*vocab`, where ctx is
-    of all slots together. Measured within 10% on llama models of 1.3 MB and 529 MB at contexts of 512 to 32,768
-    (design page "Engines"); other architectures are unmeasured. The cache of old prompts is off (the launcher).
+    `38 MB + tensors + layers*ctx*2*kv_heads*head_dim*2 B + 4*n_ubatch*(3*FF + 4*D) B + 250 B*vocab`, where ctx is
+    of all slots together. Measured within 3% on llama models of 2.5 MB, 58 MB and 529 MB at contexts of 512 to
+    32,768; other architectures are unmeasured. The cache of old prompts is off (the launcher).
     """
     activations = _ACTIVATION_BYTES * batch * (3 * shape.feed_forward + 4 * shape.embedding)
     vocabulary = _VOCABULARY_ENTRY * shape.vocabulary

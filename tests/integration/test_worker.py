@@ -167,3 +167,19 @@ async def test_what_prometheus_reads(worker: Running) -> None:
     assert values["rbee_worker_generated_tokens_total"] == "7"
     assert values["rbee_worker_requests_total"] == "1"
     assert 'status="ready"} 1' in "\n".join(lines)
+
+
+@pytest.mark.parametrize("change", [{}, {"n": 2}, {"stream": False}])
+async def test_a_request_ends_when_its_time_is_over(worker: Running, change: dict[str, Any]) -> None:
+    body = {"model": "tiny", "messages": HELLO, "temperature": 0, "stream": True, **change}
+    async with worker.client.post(CHAT, json=body, headers={"X-Request-Timeout": "0.15"}) as answer:
+        assert answer.status == (200 if body["stream"] else 504)
+        *_, last = (await answer.text()).strip().split("\n\n")
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
+
+    async def idle() -> bool:
+        return not await worker.engine_slots_busy()
+
+    await until(idle)
+    async with worker.client.post(CHAT, json=body, headers={"X-Deadline": "1000"}) as answer:
+        assert answer.status == 504

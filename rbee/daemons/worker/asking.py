@@ -20,11 +20,12 @@ from rbee.daemons.worker.process import Engine
 from rbee.daemons.worker.words import EngineError, engine_error, is_chatter
 
 DONE = b"[DONE]"
+ENGINE_DIED = "engine_died"
 
 
 def engine_died(error: UpstreamError | str) -> Unavailable:
     """The answer for a request whose engine went away before the client had a byte."""
-    return Unavailable(f"The engine stopped before it could answer ({error}).", code="engine_died", retry_after=2)
+    return Unavailable(f"The engine stopped before it could answer ({error}).", code=ENGINE_DIED, retry_after=2)
 
 
 def out_of_time() -> DeadlineExceeded:
@@ -143,13 +144,19 @@ def _status(data: bytes) -> int:
     return code if isinstance(code, int) and 400 <= code <= 599 else 500
 
 
-def before_first_byte(error: DiedMidAnswer | EngineError) -> Exception:
+#: How an answer that we write ourselves can end badly.
+BadEnd = (DiedMidAnswer, EngineError, DeadlineExceeded)
+
+
+def before_first_byte(error: Exception) -> Exception:
     """What to raise while the client has no byte of an answer."""
     return engine_died(error) if isinstance(error, DiedMidAnswer) else error
 
 
-def last_frame(error: DiedMidAnswer | EngineError) -> bytes:
+def last_frame(error: Exception) -> bytes:
     """The frame that ends a stream badly."""
     if isinstance(error, EngineError):
         return b"data: " + error.body + b"\n\n"
+    if isinstance(error, DeadlineExceeded):
+        return openai.sse_error_frame(error.message, openai.TIMEOUT_ERROR, error.code)
     return openai.sse_error_frame("The engine stopped before the answer was whole.", code="engine_died")

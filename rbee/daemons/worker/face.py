@@ -14,6 +14,8 @@ from rbee.contracts.configs import WorkerConfig
 from rbee.core.errors import Unavailable
 from rbee.daemons.app import Route
 from rbee.daemons.worker.asking import (
+    ENGINE_DIED,
+    BadEnd,
     before_first_byte,
     engine_died,
     events,
@@ -61,8 +63,8 @@ class OpenAiFace:
             except EngineError as e:
                 self._state.errors += e.status >= 500
                 return web.Response(body=e.body, status=e.status, content_type="application/json")
-            except Unavailable:
-                self._state.errors += 1
+            except Unavailable as e:
+                self._state.errors += e.code == ENGINE_DIED
                 raise
 
         return handle
@@ -131,29 +133,33 @@ class OpenAiFace:
 
     async def _rewritten(self, request: web.Request, asked: Asked, body: bytes) -> web.StreamResponse:
         """For what needs a look at each event: another name for the model, several answers, HTTP/1.0."""
+        response = web.StreamResponse(headers=_SSE)
+        try:
+            with noticing(request):
+                await self._write_events(request, response, asked, body)
+        except BadEnd as e:
+            if not response.prepared:
+                raise before_first_byte(e) from None
+            self._state.errors += 1
+            await response.write(last_frame(e))
+        return response
+
+    async def _write_events(
+        self, request: web.Request, response: web.StreamResponse, asked: Asked, body: bytes
+    ) -> None:
         served, name = (json.dumps(m, ensure_ascii=False).encode() for m in (self._served, asked.model))
         fold = Fold(asked.kind, asked.model)
-        response = web.StreamResponse(headers=_SSE)
-        with noticing(request):
-            async with opened(self._splice, self._supervisor.serving(), request.path, body) as answer:
-                try:
-                    async for event in events(answer):
-                        if _counts(event) and fold.add_counts(json.loads(event.data)) and asked.choices > 1:
-                            continue  # one usage event for all answers follows
-                        await self._write(request, response, renamed(event.raw, served, name))
-                except (DiedMidAnswer, EngineError) as e:
-                    if not response.prepared:
-                        raise before_first_byte(e) from None
-                    self._state.errors += 1
-                    await response.write(last_frame(e))
-                    return response
-            if asked.choices > 1 and asked.usage and fold.usage:
-                last = {**fold.result(), "object": _CHUNK[asked.kind], "choices": []}
-                await self._write(request, response, b"data: " + codec.encode(last) + b"\n\n")
-            await self._write(request, response, b"data: [DONE]\n\n")
+        async with opened(self._splice, self._supervisor.serving(), request.path, body) as answer:
+            async for event in events(answer):
+                if _counts(event) and fold.add_counts(json.loads(event.data)) and asked.choices > 1:
+                    continue  # one usage event for all answers follows
+                await self._write(request, response, renamed(event.raw, served, name))
+        if asked.choices > 1 and asked.usage and fold.usage:
+            last = {**fold.result(), "object": _CHUNK[asked.kind], "choices": []}
+            await self._write(request, response, b"data: " + codec.encode(last) + b"\n\n")
+        await self._write(request, response, b"data: [DONE]\n\n")
         counts = counts_of(fold.timings, fold.usage)
         self._state.count(counts.prompt_tokens, counts.tokens, counts.seconds)
-        return response
 
     async def _write(self, request: web.Request, response: web.StreamResponse, frame: bytes) -> None:
         if not response.prepared:

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from rbee.adapters.splice import DiedMidAnswer, Splice
+from rbee.adapters.splice import Splice
 from rbee.contracts import codec, openai
 from rbee.contracts.configs import WorkerConfig
 from rbee.core import sampling
 from rbee.core.errors import Unavailable
 from rbee.daemons.app import Route
-from rbee.daemons.worker.asking import before_first_byte, events, last_frame, noticing, opened
+from rbee.daemons.worker.asking import ENGINE_DIED, BadEnd, before_first_byte, events, last_frame, noticing, opened
 from rbee.daemons.worker.fold import Fold
 from rbee.daemons.worker.state import WorkerState
 from rbee.daemons.worker.supervisor import Supervisor
@@ -52,38 +52,38 @@ class InferFace:
         except sampling.Refused as e:
             refused = openai.error_body(e.message, openai.INVALID_REQUEST, e.code, e.param)
             return web.Response(body=refused, status=400, content_type="application/json")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         try:
             with self._state.request(), noticing(request):
-                return await self._answer(request, fields)
-        except EngineError as e:
-            self._state.errors += e.status >= 500
-            return web.Response(body=e.body, status=e.status, content_type="application/json")
-        except Unavailable:
-            self._state.errors += 1
+                return await self._answer(request, response, fields)
+        except BadEnd as e:
+            self._state.errors += getattr(e, "status", 500) >= 500
+            if response.prepared:
+                await response.write(last_frame(e))
+                return response
+            if isinstance(e, EngineError):
+                return web.Response(body=e.body, status=e.status, content_type="application/json")
+            raise before_first_byte(e) from None
+        except Unavailable as e:
+            self._state.errors += e.code == ENGINE_DIED
             raise
 
-    async def _answer(self, request: web.Request, fields: dict[str, Any]) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, response: web.StreamResponse, fields: dict[str, Any]
+    ) -> web.StreamResponse:
         target, body = self._engine_request(fields)
         fold = Fold("chat" if self._chat else "completion", self._config.model)
         streamed = fields.get("stream", True) is not False
         as_json = "application/json" in request.headers.get("Accept", "")
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         async with opened(self._splice, self._supervisor.serving(), target, body) as answer:
-            try:
-                async for event in events(answer):
-                    chunk = json.loads(event.data)
-                    fold.add(chunk)
-                    text = _text(chunk)
-                    if text and streamed:
-                        if not response.prepared:
-                            await response.prepare(request)
-                        await response.write(_frame(text, as_json))
-            except (DiedMidAnswer, EngineError) as e:
-                if not response.prepared:
-                    raise before_first_byte(e) from None
-                self._state.errors += 1
-                await response.write(last_frame(e))
-                return response
+            async for event in events(answer):
+                chunk = json.loads(event.data)
+                fold.add(chunk)
+                text = _text(chunk)
+                if text and streamed:
+                    if not response.prepared:
+                        await response.prepare(request)
+                    await response.write(_frame(text, as_json))
         counts = counts_of(fold.timings, fold.usage)
         self._state.count(counts.prompt_tokens, counts.tokens, counts.seconds)
         if streamed:
