@@ -39,7 +39,7 @@ class Size:
     firsts: int
 
 
-QUICK = Size(rounds=2, requests=2_000, large=500, streams=300, tokens=50, firsts=60)
+QUICK = Size(rounds=2, requests=2_000, large=500, streams=300, tokens=100, firsts=60)
 FULL = Size(rounds=4, requests=8_000, large=3_000, streams=300, tokens=250, firsts=200)
 
 MEASURES = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The queen herself, with the engine as her one worker: `python -m tests.bench.gateway.queen_front PORT ENGINE_PORT`."""
+"""The queen herself, the engine her one worker: `python -m tests.bench.gateway.queen_front PORT ENGINE_PORT`."""
 
 from __future__ import annotations
 
