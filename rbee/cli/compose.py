@@ -8,15 +8,11 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rbee.adapters.paths import Paths
 from rbee.cli.daemons import read_config, read_token
 from rbee.contracts.configs import HiveConfig, KnownHive, QueenConfig
 from rbee.daemons import app, logs
-
-if TYPE_CHECKING:
-    pass
 
 
 def run_hive(path: Path | None) -> None:

@@ -73,15 +73,11 @@ def route(workers: Iterable[W], now: float, stale_after: float, tried: Collectio
     return best
 
 
-def reasons(
-    workers: Iterable[Candidate], now: float, stale_after: float, tried: Collection[str] = ()
-) -> tuple[str, ...]:
-    """Why each of these was not chosen, as `worker: reason`."""
+def reasons(workers: Iterable[Candidate], now: float, stale_after: float, tried: Mapping[str, str]) -> tuple[str, ...]:
+    """Why each of these was not chosen, as `worker: reason`; `tried` has what those said that failed this request."""
     found = []
     for worker in workers:
-        reason = why_not(worker, now, stale_after)
-        if reason is None and worker.worker_id in tried:
-            reason = "failed this request"
+        reason = why_not(worker, now, stale_after) or tried.get(worker.worker_id)
         if reason is not None:
             found.append(f"{worker.worker_id}: {reason}")
     return tuple(found)

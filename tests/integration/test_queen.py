@@ -72,6 +72,11 @@ async def test_requests_go_to_the_least_busy_worker(tmp_path: Path) -> None:
                 assert answer.headers["X-Rbee-Worker"] == "w2"
 
 
+async def answered(c: Client, headers: dict[str, str]) -> int:
+    async with c.chat(headers=headers) as answer:
+        return int(answer.status)
+
+
 async def held(c: Client) -> None:
     async with c.chat(mock={"hang": True}):
         pass
@@ -124,6 +129,32 @@ async def test_a_worker_that_dies_before_the_first_byte_is_replaced(tmp_path: Pa
                 assert (await answer.text()).endswith("data: [DONE]\n\n")
         engines[0].script = None
         await eventually(lambda: c.queen.registry.workers["w1"].unreachable is None)
+
+
+async def test_a_worker_whose_engine_is_away_passes_the_request_on(tmp_path: Path) -> None:
+    said = '{"error": {"message": "The model is being loaded.", "code": "model_loading"}}'
+    refusal = Script(raw=f"HTTP/1.1 503 X\r\nContent-Length: {len(said)}\r\n\r\n{said}")
+    async with queen_in(tmp_path) as c, workers(c, "w1", "w2") as engines:
+        engines[0].script = refusal
+        for _ in range(4):
+            async with c.chat(stream=True) as answer:
+                assert answer.status == 200
+                assert answer.headers["X-Rbee-Worker"] == "w2"
+        assert engines[0].requests
+        assert c.queen.registry.workers["w1"].unreachable is None
+        assert (await c.run("Infer", model=MODEL, prompt="x"))["result"]["worker_id"] == "w2"
+        engines[1].script = refusal
+        async with c.chat() as answer:
+            assert answer.status == 503
+            assert (await error_of(answer))["message"].count("The model is being loaded.") == 2
+            assert answer.headers["Retry-After"]
+        assert (await c.run("Infer", model=MODEL, prompt="x"))["error"]["code"] == "no_worker_ready"
+        asked = asyncio.create_task(answered(c, {"X-Request-Timeout": "20"}))
+        before = engines[1].requests
+        await eventually(lambda: engines[1].requests > before)
+        engines[1].script = None
+        await c.heartbeat(beat("w2", engines[1].port))
+        assert await asked == 200
 
 
 async def test_a_worker_that_refuses_is_dropped_at_once_and_probed_until_it_answers(tmp_path: Path) -> None:
@@ -204,11 +235,7 @@ async def test_with_a_deadline_a_request_waits_for_a_loading_worker(tmp_path: Pa
     async with queen_in(tmp_path) as c, MockEngine() as engine:
         await c.heartbeat(beat("w1", engine.port, status="starting"))
 
-        async def ask() -> int:
-            async with c.chat(headers={"X-Request-Timeout": "20"}) as answer:
-                return int(answer.status)
-
-        asked = asyncio.create_task(ask())
+        asked = asyncio.create_task(answered(c, {"X-Request-Timeout": "20"}))
         await eventually(lambda: c.queen.metrics.active == 1)
         await c.heartbeat(beat("w1", engine.port))
         assert await asked == 200

@@ -51,7 +51,7 @@ def test_why_nobody_answers_is_said() -> None:
         W("e"),
     ]
     assert route(workers, NOW, STALE, ("e", "d")) is None
-    assert reasons([*workers, W("f")], NOW, STALE, ("e", "d")) == (
+    assert reasons([*workers, W("f")], NOW, STALE, {"e": "failed this request", "d": "x"}) == (
         "a: starting",
         "b: failed: out of memory",
         "c: stale: silent for 100 s",

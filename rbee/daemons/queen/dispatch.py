@@ -6,15 +6,12 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from rbee.adapters.secrets import Token
 from rbee.adapters.splice import (
-    ConnectRefused,
-    ConnectTimeout,
-    DiedBeforeFirstByte,
     FirstByteTimeout,
     Splice,
     UpstreamError,
@@ -29,9 +26,11 @@ from rbee.daemons.queen.deadline import deadline_of
 from rbee.daemons.queen.metrics import Metrics
 from rbee.daemons.queen.probe import Prober
 from rbee.daemons.queen.registry import Registry, Worker
+from rbee.daemons.queen.relay import RetryingRelay, WorkerRefused
 
 #: How many workers are asked for one request, at most.
 MAX_TRIES = 4
+UNREACHABLE = "unreachable: "
 _LONGEST_ID = 128
 
 
@@ -97,12 +96,11 @@ class Dispatcher:
         arrived: float,
         ends: float | None,
     ) -> web.StreamResponse:
-        tried: tuple[str, ...] = ()
+        tried: dict[str, str] = {}
         clock = self._clock
+        kind = RetryingRelay if request.version >= HttpVersion11 else None
         while True:
-            worker = self.registry.pick(models) if not tried else None
-            if worker is None:
-                worker = await self.choose(models, tried, ends)
+            worker = (None if tried else self.registry.pick(models)) or await self.choose(models, tried, ends)
             worker.in_flight += 1
             try:
                 sent = await self.splice.forward(
@@ -118,10 +116,10 @@ class Dispatcher:
                     connect_timeout=defaults.CONNECT_TIMEOUT,
                     first_byte_timeout=defaults.FIRST_BYTE_TIMEOUT,
                     total_timeout=None if ends is None else max(ends - clock(), 0.001),
+                    kind=kind,
                 )
             except UpstreamError as error:
-                self.failed(worker, error, ends)
-                tried = (*tried, worker.worker_id)
+                tried[worker.worker_id] = self.failed(worker, error, ends)
                 continue
             finally:
                 worker.in_flight -= 1
@@ -140,8 +138,8 @@ class Dispatcher:
         self.metrics.requests[model, "", answer.status, "refused"] += 1
         return answer
 
-    async def choose(self, models: tuple[str, ...], tried: tuple[str, ...], ends: float | None) -> Worker:
-        """The worker to ask next; with a deadline, waits for one that is about to be ready.
+    async def choose(self, models: tuple[str, ...], tried: dict[str, str], ends: float | None) -> Worker:
+        """The worker to ask next; with a deadline, waits for one that loads, or that was up and had to refuse.
 
         Raises Unavailable (NoWorker) or DeadlineExceeded.
         """
@@ -152,26 +150,36 @@ class Dispatcher:
             worker = self.registry.pick(models, tried) if len(tried) < MAX_TRIES else None
             if worker is not None:
                 return worker
-            coming = [w for w in self.registry.of_models(models) if w.coming]
-            if left is None or not coming or not await self.registry.changed(left):
-                if left is not None and coming:
-                    raise DeadlineExceeded("The model did not get ready within the request's deadline.")
-                raise NoWorker(models, self.registry.reasons(models, tried), loading=bool(coming))
+            coming = any(w.coming for w in self.registry.of_models(models))
+            if left is None or not (coming or any(w in self.registry.workers for w in self._refused(tried))):
+                raise NoWorker(models, self.registry.reasons(models, tried), loading=coming)
+            if not await self.registry.changed(left):
+                raise DeadlineExceeded("The model did not get ready within the request's deadline.")
+            for worker_id in self._refused(tried):
+                del tried[worker_id]  # there is news: it may be able to answer now
 
-    def failed(self, worker: Worker, error: UpstreamError, ends: float | None) -> None:
-        """A worker gave no answer: out of the routing until it answers a probe. Raises when the time is over."""
+    @staticmethod
+    def _refused(tried: Mapping[str, str]) -> list[str]:
+        return [worker_id for worker_id, why in tried.items() if not why.startswith(UNREACHABLE)]
+
+    def failed(self, worker: Worker, error: UpstreamError, ends: float | None) -> str:
+        """Why this worker gave no answer; one that could not be reached is out until it answers a probe.
+
+        Raises DeadlineExceeded when the time is over.
+        """
         if isinstance(error, FirstByteTimeout):
             if ends is not None and self._clock() >= ends - 0.01:
                 raise DeadlineExceeded("The request's deadline passed before the worker answered.") from None
             raise DeadlineExceeded("The worker did not answer in time.", code="worker_timeout") from None
-        if isinstance(error, ConnectTimeout) and ends is not None and self._clock() >= ends:
-            raise DeadlineExceeded("The request's deadline passed before a worker was reached.") from None
         self.metrics.retries += 1
-        if isinstance(error, (ConnectRefused, ConnectTimeout, DiedBeforeFirstByte)):
-            self.splice.drop(worker.upstream)
-            if self.registry.workers.get(worker.worker_id) is worker:
-                worker.unreachable = f"unreachable: {error}"
-                self._prober.probe(worker)
+        if isinstance(error, WorkerRefused):
+            return error.why
+        reason = f"{UNREACHABLE}{error}"
+        self.splice.drop(worker.upstream)
+        if self.registry.workers.get(worker.worker_id) is worker:
+            worker.unreachable = reason
+            self._prober.probe(worker)
+        return reason
 
 
 class NoWorker(Unavailable):

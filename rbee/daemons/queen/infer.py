@@ -13,6 +13,7 @@ from rbee.core.errors import RbeeError, Unreachable
 from rbee.daemons.jobs import JobContext
 from rbee.daemons.queen.dispatch import Dispatcher
 from rbee.daemons.queen.registry import Worker
+from rbee.daemons.queen.relay import WorkerRefused
 
 _TARGET = "/v1/chat/completions"
 
@@ -64,7 +65,7 @@ class InferHandler:
         models = self._dispatcher.catalog.resolve(asked.model)
         context.narrate("infer_start", f"Asking {asked.model}.", model=asked.model)
         body = codec.encode(_body(asked))
-        tried: tuple[str, ...] = ()
+        tried: dict[str, str] = {}
         while True:
             worker = await self._dispatcher.choose(models, tried, None)
             worker.in_flight += 1
@@ -75,8 +76,7 @@ class InferHandler:
             except DiedMidAnswer as e:
                 raise Unreachable(f"The worker {worker.worker_id} stopped before the answer was whole: {e}.") from None
             except UpstreamError as e:
-                self._dispatcher.failed(worker, e, None)
-                tried = (*tried, worker.worker_id)
+                tried[worker.worker_id] = self._dispatcher.failed(worker, e, None)
             finally:
                 worker.in_flight -= 1
 
@@ -99,7 +99,10 @@ class InferHandler:
         self, context: JobContext, asked: Infer, worker: Worker, answer: Answer, started: float
     ) -> InferResponse:
         if answer.status != 200:
-            raise _refused(answer.status, await answer.read())
+            error = _refused(answer.status, await answer.read())
+            if answer.status == 503:
+                raise WorkerRefused(error.message, error.message)  # perhaps another one can
+            raise error
         context.narrate("infer_worker", f"{worker.worker_id} answers.", worker_id=worker.worker_id)
         text, first = _Text(), None
         async for event in answer.events():

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from rbee.adapters.splice import Upstream
@@ -18,6 +18,7 @@ from rbee.core.routing import reasons, route, why_not
 _FORGET = 10
 #: Of a worker that only its hive has vouched for.
 PROBED = "being probed"
+NOBODY: Mapping[str, str] = {}
 
 
 class Worker:
@@ -175,7 +176,7 @@ class Registry:
             self.forget(worker.worker_id)
         return old
 
-    def pick(self, models: Iterable[str], tried: tuple[str, ...] = ()) -> Worker | None:
+    def pick(self, models: Iterable[str], tried: Mapping[str, str] = NOBODY) -> Worker | None:
         """The worker for a request for one of `models`, first choice first. It counts as picked, not as busy."""
         now = self._clock()
         for model in models:
@@ -187,7 +188,7 @@ class Registry:
                 return worker
         return None
 
-    def reasons(self, models: Iterable[str], tried: tuple[str, ...] = ()) -> tuple[str, ...]:
+    def reasons(self, models: Iterable[str], tried: Mapping[str, str] = NOBODY) -> tuple[str, ...]:
         """Why `pick` found nobody."""
         return reasons(self.of_models(models), self._clock(), self.stale_after, tried)
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The queen's relay: a worker that answers 503 has not answered, as long as another one may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rbee.adapters.splice import UpstreamError
+from rbee.adapters.splice.relay import Relay
+from rbee.contracts import codec
+
+
+class WorkerRefused(UpstreamError):
+    """The worker is up and cannot answer now (its engine loads, or just died); `why` is what it said."""
+
+    def __init__(self, message: str, why: str = "answered 503") -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class RetryingRelay(Relay):
+    """Raises WorkerRefused for a 503, of which the client has seen nothing. For clients of HTTP/1.1."""
+
+    def answered(self, rest: bytes) -> None:
+        if self.status != 503:
+            super().answered(rest)
+            return
+        self.status = 0  # nothing is written: the request may go elsewhere
+        why = _why(rest)
+        self.fail(why, lambda message: WorkerRefused(message, why))  # type: ignore[arg-type]
+
+
+def _why(body: bytes) -> str:
+    try:
+        error = codec.decode(dict[str, Any], body)["error"]
+        return str(error["message"])[:300]
+    except (codec.CodecError, KeyError, TypeError):
+        return "answered 503"
