@@ -15,16 +15,17 @@ from rbee.contracts.defaults import HIVE_PYTHON
 
 _NEWEST: Final = 14
 #: Reads its own program from standard input; what follows it there is the program's input.
-_BOOT: Final = "import sys;n=int(sys.argv.pop(1));exec(compile(sys.stdin.buffer.read(n),'rbee','exec'))"
-_ASK: Final = (
-    "import sys;v=sys.version_info;"
-    f"print('new' if v[:2]>={HIVE_PYTHON!r} else '%d.%d.%d=%s'%(v[0],v[1],v[2],sys.executable))"
+_BOOT: Final = (
+    f"import sys;sys.version_info[:2]>={HIVE_PYTHON!r} or sys.exit(97);n=int(sys.argv.pop(1));"
+    "exec(compile(sys.stdin.buffer.read(n),'rbee','exec'))"
 )
-#: Runs the program with the first Python that is new enough, or tells what there is. POSIX sh.
+_ASK: Final = "import sys;v=sys.version_info;print('%d.%d.%d=%s'%(v[0],v[1],v[2],sys.executable))"
+#: Runs the program with the first Python that is new enough, or tells what there is. POSIX sh. A Python that is too
+#: old (97) or not really there (a shim, an installer's stub) has read nothing of the input, so the next one can.
 _FIND: Final = (
     'boot=$1; size=$2; ask=$3; shift 3; old=; PATH="$PATH:/usr/local/bin:/opt/homebrew/bin:$HOME/.local/bin"; '
-    'for p; do v=$("$p" -c "$ask" </dev/null 2>/dev/null) || continue; '
-    'case "$v" in new) exec "$p" -c "$boot" "$size" ;; esac; old="$old $v"; done; '
+    'for p; do command -v "$p" >/dev/null 2>&1 || continue; "$p" -c "$boot" "$size"; rc=$?; '
+    'case $rc in 97) old="$old $("$p" -c "$ask" </dev/null 2>/dev/null)" ;; 0) exit 0 ;; esac; done; '
     'echo; echo "rbee-nopython: $(uname -s) $(uname -m)$old"'
 )
 

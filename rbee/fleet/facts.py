@@ -76,7 +76,7 @@ def answer(done: Completed) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     none = _NO_PYTHON.search(done.out)
-    if none:
+    if none and b"Traceback" not in done.err:  # a script of ours that broke is no lack of a Python
         system, arch, old = (part.decode("ascii", "replace") for part in none.groups())
         return {"os": _OS.get(system, system.lower()), "arch": _ARCH.get(arch, arch), "old": old.split()}
     words = (done.err or done.out).decode("utf-8", "replace").strip().splitlines()[-5:]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import shutil
 import subprocess
 import sys
@@ -56,10 +55,20 @@ def test_the_finder_says_what_it_refused(shell: str, tmp_path: Path) -> None:
     """A program that answers as an old Python would."""
     old = tmp_path / "with a space" / "python3"
     old.parent.mkdir()
-    old.write_text("#!/bin/sh\necho 3.8.1=/old/python3\n")
+    old.write_text('#!/bin/sh\ncase "$2" in *exit*) exit 97 ;; esac\necho 3.8.1=/old/python3\n')
     old.chmod(0o755)
     argv = commands.find_python_and("probe", str(old))
     argv = ["busybox", *argv] if shell == "busybox" else [shell, *argv[1:]]
     done = subprocess.run(argv, input=commands.script_input("probe", {}), capture_output=True)
     assert done.stdout.strip().endswith(b" 3.8.1=/old/python3") and b"rbee-nopython: " in done.stdout
-    assert json.dumps({}).encode() not in done.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_stub_that_only_looks_like_a_python_is_passed_over(shell: str, tmp_path: Path) -> None:
+    stub = tmp_path / "python3"
+    stub.write_text("#!/bin/sh\necho 'xcode-select: no developer tools were found' >&2\nexit 1\n")
+    stub.chmod(0o755)
+    argv = [*commands.find_python_and("probe", str(stub)), sys.executable]
+    argv = ["busybox", *argv] if shell == "busybox" else [shell, *argv[1:]]
+    done = subprocess.run(argv, input=commands.script_input("probe", {}), capture_output=True)
+    assert b"\nrbee: {" in done.stdout, done

@@ -108,6 +108,13 @@ def test_a_machine_without_a_python() -> None:
         Target.of(facts)
 
 
+def test_a_script_that_broke_is_no_lack_of_a_python() -> None:
+    with pytest.raises(RbeeError, match="ZeroDivisionError"):
+        answer(
+            Completed(0, b"\nrbee-nopython: Linux x86_64\n", b"Traceback (most recent call last):\nZeroDivisionError\n")
+        )
+
+
 @pytest.mark.parametrize("out", [b"", b"This account is currently not available.\n", b"rbee: {\n", b"rbee: []\n"])
 def test_nonsense_is_told_in_the_machines_own_words(out: bytes) -> None:
     with pytest.raises(RbeeError) as e:

@@ -2,25 +2,18 @@
 """All that plan wants to know of a machine, in one run. Changes nothing.
 
 Parameters: `libraries` (names to look for), `capabilities` (ask a running hive for them). A part that cannot
-be told is left out.
+be told is left out. Rarely used modules are imported where they are used: this runs on every machine at every plan.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import importlib.util
 import json
 import os
-import platform
-import shutil
-import socket
-import subprocess
 import sys
-import sysconfig
 import time
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +37,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def output(*argv: str) -> str:
     """What a command prints, empty when it fails, is missing or takes longer than five seconds."""
+    import subprocess
+
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(argv, check=False, capture_output=True, timeout=5, stdin=subprocess.DEVNULL, text=True)
         if done.returncode == 0:
@@ -119,7 +114,7 @@ def memory() -> dict[str, int]:
 def supervisor(user: str) -> dict[str, Any]:
     if sys.platform == "darwin":
         return {"supervisor": "launchd"}
-    if shutil.which("systemctl"):
+    if any(Path(folder, "systemctl").exists() for folder in os.get_exec_path()):
         os.environ.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
         if output("systemctl", "--user", "show-environment"):
             linger = Path(f"/var/lib/systemd/linger/{user}").exists()
@@ -175,7 +170,7 @@ def workers(state: Path) -> list[dict[str, Any]]:
 def gpus() -> dict[str, int]:
     """GPUs that the kernel shows; what they are, the hive finds out with the vendor's own library."""
     if sys.platform == "darwin":
-        return {"metal": 1} if platform.machine() == "arm64" else {}
+        return {"metal": 1} if os.uname().machine == "arm64" else {}
     cards = len(list(Path("/dev").glob("nvidia[0-9]*")))
     return {"cuda": cards} if cards else {}
 
@@ -200,7 +195,10 @@ def token(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def capabilities(url: str, secret: str) -> dict[str, Any]:
-    place = urllib.parse.urlsplit(url)
+    import http.client
+    from urllib.parse import urlsplit
+
+    place = urlsplit(url)
     try:
         connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=5)
         connection.request("GET", "/capabilities", headers={"Authorization": f"Bearer {secret}"} if secret else {})
@@ -214,14 +212,15 @@ def capabilities(url: str, secret: str) -> dict[str, Any]:
 
 
 def machine(home: Path) -> dict[str, Any]:
-    system = {"Linux": "linux", "Darwin": "macos"}.get(platform.system(), platform.system().lower())
-    arch = {"aarch64": "arm64", "amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+    told = os.uname()
+    system = {"Linux": "linux", "Darwin": "macos"}.get(told.sysname, told.sysname.lower())
+    arch = {"aarch64": "arm64", "amd64": "x86_64"}.get(told.machine.lower(), told.machine.lower())
     user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
     with contextlib.suppress(ImportError, KeyError):
         import pwd
 
         user = pwd.getpwuid(os.getuid()).pw_name
-    abi = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+    abi = "t" if "t" in getattr(sys, "abiflags", "") else ""
     python = {"path": sys.executable, "version": list(sys.version_info[:3])}
     python["tag"] = f"cp{sys.version_info[0]}{sys.version_info[1]}{abi}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -232,7 +231,7 @@ def machine(home: Path) -> dict[str, Any]:
         "home": str(home),
         "user": user,
     }
-    found |= {"hostname": socket.gethostname(), "python": python, "cpu_cores": cores, "cpu_flags": cpu_flags()}
+    found |= {"hostname": told.nodename, "python": python, "cpu_cores": cores, "cpu_flags": cpu_flags()}
     ssh = os.environ.get("SSH_CONNECTION", "").split()
     if len(ssh) == 4:
         found |= {"client_address": ssh[0].partition("%")[0], "server_address": ssh[2].partition("%")[0]}
