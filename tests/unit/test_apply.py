@@ -334,3 +334,10 @@ def test_a_listener_that_fails_in_a_handlers_thread_fails_that_action_only() -> 
 
     report = run(plan(action("a"), action("b")), handlers(a=lambda t: t.note("x")), on_event=Events(broken))
     assert statuses(report) == {"a": "failed", "b": "done"}
+
+
+def test_what_waits_for_a_free_slot_has_not_begun() -> None:
+    """Nothing is queued inside the pool, where Ctrl-C could not take it back."""
+    here = world()
+    does = handlers(a=lambda t: here.interrupt(), b=failing(AssertionError("must not start")))
+    assert statuses(run(plan(action("a"), action("b")), does, 1, world=here)) == {"a": "done", "b": "skipped"}
