@@ -102,6 +102,20 @@ async def test_an_engine_that_never_starts_is_given_up(model: Path, how: str, wo
         assert "3 times" in str(w.daemon.state.reason)
 
 
+async def test_while_it_loads_it_says_so(model: Path) -> None:
+    script = str(ROOT / "tests" / "support" / "bad_engine.py")
+    slow = dataclasses.replace(llama_cpp(), launcher=None, command=("{python}", script, "silent", "{port}"))
+    async with running(config(model, provider=slow), ready=False) as w:
+        await until(lambda: w.daemon.supervisor.loading_pid)
+        async with w.client.get("/health") as answer:
+            health = await answer.json()
+            assert (answer.status, health["status"]) == (503, "starting")
+            assert 0 < health["progress"] < 1
+        async with w.client.post(CHAT, json=LONG) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "model_loading")
+            assert "Retry-After" in answer.headers
+
+
 async def test_no_engine_outlives_its_killed_worker(model: Path, tmp_path: Path) -> None:
     async with process(config(model), tmp_path) as (child, w):
         await until(lambda: healthy(w.client))
