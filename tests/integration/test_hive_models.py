@@ -172,6 +172,14 @@ async def test_passwords_in_urls_are_told_to_nobody(hive: HiveClient) -> None:
     assert "no such file" in whole
 
 
+async def test_a_disk_that_refuses_is_told_as_that(hive: HiveClient, paths: Paths) -> None:
+    paths.models.parent.mkdir(parents=True)
+    paths.models.write_text("a file where a folder should be")
+    with pytest.raises(RbeeError, match="disk refuses") as refused:
+        await hive.run(ModelDownload(model="builtin:bee-tiny"))
+    assert refused.value.code == "disk_error"
+
+
 async def test_unknown_kind_of_source(hive: HiveClient) -> None:
     with pytest.raises(RbeeError, match="No source knows 'ftp:") as refused:
         await hive.run(ModelDownload(model="ftp://x/y.gguf"))

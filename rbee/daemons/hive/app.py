@@ -101,13 +101,13 @@ class HiveDaemon:
             await self.supervisor.start(self._headers)
             await self.jobs.start()
             await self.server.start()
+            listener, port = self.server.listeners[0], self.server.ports[0]
+            self._sight.url = f"http://{ports.join(ports.reachable_host(listener.host), port)}"
+            await asyncio.to_thread(self._write_run_file)
+            await self.heartbeat.start()
         except BaseException:
-            await self._close()
+            await self.stop()
             raise
-        listener, port = self.server.listeners[0], self.server.ports[0]
-        self._sight.url = f"http://{ports.join(ports.reachable_host(listener.host), port)}"
-        await asyncio.to_thread(self._write_run_file)
-        await self.heartbeat.start()
         self._ready = True
         log.info("hive %s listens on %s", self.config.hive_id, self.url)
 
@@ -119,12 +119,7 @@ class HiveDaemon:
         await self.jobs.stop()
         await self.downloads.stop()
         await self.server.stop()
-        await self._close(jobs=False)
-
-    async def _close(self, jobs: bool = True) -> None:
         await self.supervisor.stop()
-        if jobs:
-            await self.jobs.stop()
         (self.paths.state / "hive.run.json").unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()

@@ -231,7 +231,7 @@ class Life:
 
 
 def _why(code: int | None, last_words: str) -> str:
-    said = f"Its process {process.describe_exit(code)}"
+    said = f"Its process {'was ' if code is not None and code < 0 else ''}{process.describe_exit(code)}"
     return f"{said}: {last_words}" if last_words and code not in (0, -9, -15) else f"{said}."
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import secrets
 from collections.abc import Callable, Mapping
@@ -225,7 +226,8 @@ class Supervisor:
             await Life(worker, self).run()
             worker.task = None
 
-        worker.task = asyncio.create_task(live(), name=f"worker-{worker.id}")
+        # In a context of its own: it outlives the job that began it, and its log lines are not that job's.
+        worker.task = contextvars.Context().run(asyncio.create_task, live(), name=f"worker-{worker.id}")
 
     async def _bury(self, former: Managed) -> None:
         """A failed worker whose process still stands (it answers 503) goes when its successor comes."""
