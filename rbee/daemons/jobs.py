@@ -227,13 +227,7 @@ class JobRunner:
         if live is not None:
             return await sse.serve(request, live.feed, after)
         job = await self.get(job_id)
-        response = await sse.open_stream(request)
-        while events := await self._store.events(job_id, after, sse.BATCH):
-            await response.write(b"".join(sse.frame(data, seq) for seq, data in events))
-            after = events[-1][0]
-        await response.write(tail(job))
-        await response.write_eof()
-        return response
+        return await sse.serve_stored(request, lambda n: self._store.events(job_id, n, sse.BATCH), after, tail(job))
 
 
 def tail(job: Job) -> bytes:

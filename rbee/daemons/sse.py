@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -72,23 +73,58 @@ class Feed:
         frames = self._frames[start : start + most]
         return (self.first + start + len(frames) - 1 if frames else seq), b"".join(frames)
 
-    async def changed(self, timeout: float) -> bool:
-        """Waits until there is more; False when `timeout` seconds passed first."""
-        waiter = asyncio.get_running_loop().create_future()
+    def waiter(self) -> asyncio.Future[None]:
+        """Ends when there is more; whoever got it may end it too."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
-        try:
-            await asyncio.wait_for(waiter, timeout)
-        except (asyncio.TimeoutError, TimeoutError):
-            return False
-        finally:
-            self._waiters.discard(waiter)
-        return True
+        return waiter
+
+    def leave(self, waiter: asyncio.Future[None]) -> None:
+        self._waiters.discard(waiter)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+class _Watch:
+    """One timer for a reader, instead of one for each event: wakes it for a keepalive, drops it when it is stuck."""
+
+    __slots__ = ("_every", "_loop", "_timer", "_transport", "busy_since", "idle_since", "waiter")
+
+    def __init__(self, transport: asyncio.Transport | None, every: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport = transport
+        self._every = every
+        self.waiter: asyncio.Future[None] | None = None
+        self.idle_since = self._loop.time()
+        self.busy_since: float | None = None
+        self._timer = self._loop.call_later(every, self._tick)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if self.busy_since is not None and now - self.busy_since > READER_TIMEOUT:
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        wait = self._every
+        if self.busy_since is None and self.waiter is not None and not self.waiter.done():
+            wait = self.idle_since + self._every - now
+            if wait <= 0.001:
+                self.waiter.set_result(None)
+                wait = self._every
+        self._timer = self._loop.call_later(wait, self._tick)
+
+    async def write(self, response: web.StreamResponse, data: bytes) -> None:
+        """Writes, and waits while the client does not read."""
+        self.busy_since = self._loop.time()
+        await response.write(data)
+        self.idle_since, self.busy_since = self._loop.time(), None
+
+    def stop(self) -> None:
+        self._timer.cancel()
 
 
 async def serve(
@@ -99,21 +135,49 @@ async def serve(
     A client that stops reading holds one write buffer and nothing more; after READER_TIMEOUT it is dropped.
     """
     response = await open_stream(request)
+    watch = _Watch(request.transport, keepalive)
     try:
         while True:
-            last, data = feed.after(after)
+            after, data = feed.after(after)
+            if not data and not feed.ended:
+                watch.waiter = feed.waiter()
+                try:
+                    await watch.waiter
+                finally:
+                    feed.leave(watch.waiter)
+                    watch.waiter = None
+                after, data = feed.after(after)
+                if not data and not feed.ended:
+                    data = KEEPALIVE
             if data:
-                after = last
-                await asyncio.wait_for(response.write(data), READER_TIMEOUT)
-            elif feed.ended:
-                await asyncio.wait_for(response.write(feed.tail), READER_TIMEOUT)
+                await watch.write(response, data)
+            else:
+                await watch.write(response, feed.tail)
                 await response.write_eof()
                 break
-            elif not await feed.changed(keepalive):
-                await asyncio.wait_for(response.write(KEEPALIVE), READER_TIMEOUT)
-    except (asyncio.TimeoutError, TimeoutError, ConnectionError):
-        if request.transport is not None:
-            request.transport.abort()
+    except ConnectionError:
+        pass  # the client left
+    finally:
+        watch.stop()
+    return response
+
+
+async def serve_stored(
+    request: web.Request, pages: Callable[[int], Awaitable[list[tuple[int, bytes]]]], after: int, tail: bytes
+) -> web.StreamResponse:
+    """Streams what is kept of an ended stream: `pages(n)` gives the events behind number `n`, in order."""
+    response = await open_stream(request)
+    watch = _Watch(request.transport, READER_TIMEOUT / 4)
+    try:
+        while events := await pages(after):
+            await watch.write(response, b"".join(frame(data, seq) for seq, data in events))
+            after = events[-1][0]
+        await watch.write(response, tail)
+        await response.write_eof()
+    except ConnectionError:
+        pass
+    finally:
+        watch.stop()
     return response
 
 

@@ -13,12 +13,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from rbee.adapters.store import SqliteJobStore
 from rbee.contracts.operations.fleet import QueenCheckResponse
 from rbee.core.errors import NotFound
+from rbee.daemons import sse
 from rbee.daemons.access import Listener
-from rbee.daemons.app import Server, build
+from rbee.daemons.app import Route, Server, build
 from rbee.daemons.jobs import Handler, JobContext, JobRunner
 
 SECRET = "very-secret-fleet-token"
@@ -260,3 +262,39 @@ async def test_a_reader_that_stops_reading_holds_up_nobody(tmp_path: Path) -> No
         told = frames(await b.stream(job_id))
         assert [x["step"] for _, x in told if x != "[DONE]" and x["event"] == "step"] == list(range(count))
         writer.close()
+
+
+async def test_a_quiet_stream_is_kept_alive() -> None:
+    feed = sse.Feed()
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        return await sse.serve(request, feed, keepalive=0.05)
+
+    server = Server(build([Route("GET", "/stream", stream)]), [Listener("127.0.0.1", 0)])
+    await server.start()
+    try:
+        async with aiohttp.ClientSession() as http, http.get(f"{server.urls[0]}/stream") as answer:
+            for _ in range(2):
+                assert await answer.content.readexactly(len(sse.KEEPALIVE)) == sse.KEEPALIVE
+            feed.append(b"{}")
+            assert await answer.content.readuntil(b"{}\n\n") in (
+                b"id: 1\ndata: {}\n\n",
+                sse.KEEPALIVE + b"id: 1\ndata: {}\n\n",
+            )
+            feed.end(b"data: [DONE]\n\n")
+            assert (await answer.content.read()).endswith(b"data: [DONE]\n\n")
+    finally:
+        await server.stop(drain=1)
+
+
+def test_a_feed_keeps_only_so_many() -> None:
+    feed = sse.Feed(limit=8)
+    for i in range(100):
+        assert feed.append(b"%d" % i) == i + 1
+    assert 8 <= feed.next_seq - feed.first <= 9
+    last, data = feed.after(0)
+    assert last == 100
+    assert data.startswith(b"id: %d\n" % feed.first)
+    assert feed.after(99)[1] == b"id: 100\ndata: 99\n\n"
+    assert feed.after(100) == (100, b"")
+    assert feed.after(500) == (500, b"")

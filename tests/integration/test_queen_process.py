@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from rbee.adapters.paths import Paths
 from rbee.adapters.secrets import write_secret
 from rbee.contracts import codec
 from rbee.contracts.configs import HiveConfig, KnownModel, QueenConfig, config_digest
+from tests.support.queen import beat
 
 SECRET = "a-secret-that-no-log-may-show"
 
@@ -143,15 +145,27 @@ def test_a_queen_serves_reloads_and_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 def test_jobs_of_a_queen_that_was_killed_are_told_as_interrupted(tmp_path: Path) -> None:
-    with home(tmp_path, CONFIG) as h:
+    with home(tmp_path, CONFIG) as h, socket.create_server(("127.0.0.1", 0)) as silent:
         queen = h.start()
         url = h.run_file(queen)["url"]
         done = run(url, "QueenCheck")
-        queen.kill()
-        queen.wait()
+        worker = beat("w1", silent.getsockname()[1])
+        assert ask(f"{url}/v1/worker-heartbeat", codec.plain(worker)) == {"status": "ok"}
+        running = ask(f"{url}/v1/jobs", {"operation": {"Infer": {"model": "llama", "prompt": "x"}}})["job_id"]
+        connection, _ = silent.accept()
+        with connection:  # asked, and never answers
+            assert connection.recv(100).startswith(b"POST /v1/chat/completions")
+            queen.kill()
+            queen.wait()
         again = h.start()
         url = h.run_file(again)["url"]
         assert ask(f"{url}/v1/jobs/{done['job_id']}") == done
+        job = ask(f"{url}/v1/jobs/{running}")
+        assert (job["state"], job["error"]["code"]) == ("failed", "interrupted")
+        with urllib.request.urlopen(f"{url}/v1/jobs/{running}/stream", timeout=20) as stream:
+            told = stream.read()
+        assert b'"event":"infer_start"' in told
+        assert b'"code":"interrupted"' in told
 
 
 def test_the_network_without_a_token_is_refused(tmp_path: Path) -> None:
