@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from rbee.adapters.paths import Paths
-from rbee.cli.daemons import read_config, read_token
+from rbee.cli.reading import read_config, read_token
 from rbee.contracts.configs import HiveConfig, KnownHive, QueenConfig
 from rbee.daemons import app, logs
 
