@@ -183,7 +183,8 @@ async def test_a_client_that_leaves_ends_the_workers_request(tmp_path: Path) -> 
 
 
 async def test_statuses_and_silence_take_a_worker_out(tmp_path: Path) -> None:
-    async with queen_in(tmp_path, stale_after=0.5) as c, MockEngine() as engine:
+    ahead = [0.0]
+    async with queen_in(tmp_path, clock=lambda: time.monotonic() + ahead[0]) as c, MockEngine() as engine:
         for status, expected in (("starting", 503), ("ready", 200), ("busy", 200), ("stopping", 503), ("failed", 503)):
             await c.heartbeat(beat("w1", engine.port, status=status, reason="out of memory"))
             async with c.chat() as answer:
@@ -194,10 +195,19 @@ async def test_statuses_and_silence_take_a_worker_out(tmp_path: Path) -> None:
         async with c.chat() as answer:
             assert (await answer.json())["loading"]["state"] == "starting"
         await c.heartbeat(beat("w1", engine.port))
-        await asyncio.sleep(0.6)
+        ahead[0] += 89
+        async with c.chat() as answer:
+            assert answer.status == 200
+        ahead[0] += 2
         async with c.chat() as answer:
             assert answer.status == 503
             assert "stale" in await answer.text()
+        (shown,) = (await c.run("Status"))["result"]["workers"]
+        assert not shown["routable"]
+        assert shown["reason"].startswith("stale")
+        ahead[0] += 1000
+        assert [w.worker_id for w in c.queen.registry.sweep()] == ["w1"]
+        assert not c.queen.registry.workers
 
 
 async def test_of_two_processes_with_one_id_the_newer_wins(tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ async def test_a_hive_that_is_down_is_tried_until_it_answers(tmp_path: Path) -> 
             assert [h["error"] for h in found] == [None]
 
 
+async def test_a_silent_hive_is_asked_again(tmp_path: Path) -> None:
+    hive = FakeHive(port=free_port())
+    async with hive.run(tmp_path), queen_in(tmp_path, queen_config(hives=(hive.known,)), hive_interval=0.1) as c:
+        await eventually(lambda: len(hive.asked) >= 3)
+        assert set(hive.asked) == {c.url}
+
+
 async def test_another_hive_at_the_address_is_not_taken_for_it(tmp_path: Path) -> None:
     async with FakeHive(hive_id="other").run(tmp_path) as hive:
         known = KnownHive(hive_id="h1", url=hive.known.url)

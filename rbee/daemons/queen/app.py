@@ -56,6 +56,7 @@ class QueenDaemon:
         reread: Callable[[], QueenConfig] | None = None,
         clock: Callable[[], float] = time.monotonic,
         stale_after: float = defaults.STALE_AFTER,
+        hive_interval: float = defaults.HEARTBEAT_INTERVAL,
     ) -> None:
         """Raises RbeeError (code `token_required`) for an open listener to the network."""
         self.config = config
@@ -63,6 +64,7 @@ class QueenDaemon:
         self._token = token
         self._reread = reread
         self._clock = clock
+        self._hive_interval = hive_interval
         self._listeners = listeners_of(config, token)
         self.registry = Registry(clock, stale_after)
         self.metrics = Metrics()
@@ -102,6 +104,7 @@ class QueenDaemon:
             token=self._token,
             queen_url_for=lambda hive_url: queen_url_for(hive_url, self.local_url, self._fleet_urls, self._any_port),
             clock=self._clock,
+            interval=self._hive_interval,
         )
         self.catalog = Catalog(self.registry, self.config)
         dispatcher = Dispatcher(
