@@ -139,7 +139,7 @@ def settings(ports: tuple[int, int], **changes: Any) -> HiveConfig:
     )
 
 
-async def until(true: Any, seconds: float = 20.0) -> None:
+async def until(true: Any, seconds: float = 40.0) -> None:
     """Wait until `true()` (or what it awaits) is true."""
     end = asyncio.get_running_loop().time() + seconds
     while True:
