@@ -47,6 +47,7 @@ class RealInstaller:
             "store": facts.roots.wheels,
             "wheels": [{"name": w.name, "sha256": w.sha256, "size": w.size} for w in bundle.wheels],
             "metadata": bundle.metadata,
+            "prune": _prune(facts, bundle),
         }
         argv = commands.script(_python(facts), "install")
         told = _checked(
@@ -119,6 +120,14 @@ def this_platform() -> str:
     name = {"Linux": "linux", "Darwin": "macos"}.get(system.system(), system.system().lower())
     arch = system.machine().lower()
     return f"{name}-{ {'aarch64': 'arm64', 'amd64': 'x86_64'}.get(arch, arch) }"
+
+
+def _prune(facts: MachineFacts, bundle: Bundle) -> dict[str, Any] | None:
+    """Releases of this fleet that a new one replaces; the one that the hive still runs stays until the next."""
+    mark = bundle.metadata.get("mark")
+    if bundle.kind != "release" or not mark:
+        return None
+    return {"fleet": mark["fleet"], "keep": [d.release for d in (facts.hive, facts.queen) if d is not None and d.alive]}
 
 
 def _python(facts: MachineFacts) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from rbee.core.errors import RbeeError, Unreachable
 from rbee.core.spec import Ssh
 
 KEEPALIVE = 15
+# What goes wrong is told by our errors; without a handler Python would print paramiko's tracebacks too.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 
 
@@ -95,7 +98,7 @@ def connection(ssh: Ssh, config: Config, gateway: Any = None, seen: tuple[str, .
         config=config,
         gateway=gateway or False,
         connect_timeout=int(found.get("connecttimeout", defaults.SSH_CONNECT_TIMEOUT)),
-        connect_kwargs={},
+        connect_kwargs={"compress": False},
     )
     own_key = [ssh.identity_file] if ssh.identity_file else []
     keys = [Path(name).expanduser() for name in [*own_key, *found.get("identityfile", [])]]

@@ -166,6 +166,13 @@ def machine_problems(name: str, facts: MachineFacts) -> Iterable[Problem]:
             subject=subject,
         )
         return
+    if facts.missing_modules:
+        yield Problem(
+            summary=f"Hive {name!r}: {facts.python.path} lacks {', '.join(facts.missing_modules)}",
+            detail="It is a minimal Python, without parts of the standard library that rbee needs.",
+            mend="Install the whole of it (Debian, Ubuntu: apt install python3), or name another with `python:`.",
+            subject=subject,
+        )
     if facts.os not in ("linux", "macos"):
         yield Problem(
             summary=f"Hive {name!r} runs {facts.os}, which rbee does not know",

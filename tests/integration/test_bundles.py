@@ -152,6 +152,27 @@ def test_what_was_left_half_done_is_collected(machine: Machine, paths: Paths) ->
     assert names(Path(facts.roots.engines)) == [".install.lock", "toy-1"]
 
 
+def test_older_releases_of_the_fleet_go_but_for_those_in_use(machine: Machine, paths: Paths) -> None:
+    facts, installer = machine.facts, RealInstaller(paths)
+
+    def release(name: str, fleet: str) -> Bundle:
+        metadata = {"id": name, "path": "{path}", "python": "{python}", "mark": {"fleet": fleet, "spec_digest": ""}}
+        made = bundle(paths, wheel({"a.py": b""}), name=name)
+        return dataclasses.replace(made, kind="release", metadata=metadata)
+
+    for name, fleet in (("old", "test"), ("used", "test"), ("others", "home")):
+        installer.install(machine.shell, facts, release(name, fleet))
+        assert name in {r.id for r in machine.facts.releases}
+    python = next(r.python for r in machine.facts.releases if r.id == "used")
+    with subprocess.Popen([python, "-c", "input()"], stdin=subprocess.PIPE) as user:
+        assert "old" not in names(Path(facts.roots.releases)), "gone when `used` came"
+        installer.install(machine.shell, facts, release("new", "test"))
+        assert {r.id for r in machine.facts.releases} == {"used", "others", "new"}
+        user.communicate(b"\n")
+    installer.install(machine.shell, facts, release("newer", "test"))
+    assert {r.id for r in machine.facts.releases} == {"others", "newer"}
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_full_disk_is_told_with_the_figures_and_leaves_nothing(machine: Machine, paths: Paths) -> None:
     machine.home.mkdir()

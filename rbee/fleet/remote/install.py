@@ -3,7 +3,8 @@
 
 Parameters: `directory` (where it ends up), `store` (kept wheels, by SHA-256), `wheels` ([{name, sha256, size}]),
 `metadata` (of the installed directory; `{path}`, `{python}`, `{size}`, `{now}` are filled in), `stream` (SHA-256s of
-the wheels that follow on standard input, in order; null: none do, and what is missing is answered). A directory is
+the wheels that follow on standard input, in order; null: none do, and what is missing is answered), `prune`
+({fleet, keep}: older ones of that fleet that may go, but for those to keep; or null). A directory is
 there whole or not at all: it is made beside its place and renamed. Python's own `venv`, wheels unzipped, every file
 checked against its RECORD.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import base64
 import compileall
 import csv
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -155,11 +155,39 @@ def flush(place: Path) -> None:
     """All that was written below `place` to the disk, with one call where the system has it."""
     fd = os.open(place, os.O_RDONLY)
     try:
+        import ctypes
+
         ctypes.CDLL(None, use_errno=True).syncfs(fd)
-    except (AttributeError, OSError):
+    except (ImportError, AttributeError, OSError):
         os.sync()
     finally:
         os.close(fd)
+
+
+def in_use(place: Path) -> bool:
+    """Whether a process was started from there: a worker that outlived an upgrade still runs from the old release."""
+    found = list(Path("/proc").glob("[0-9]*/cmdline"))
+    for file in found:
+        try:
+            if str(place).encode() + b"/" in file.read_bytes():
+                return True
+        except OSError:
+            continue
+    return not found  # without /proc nobody can tell: then it stays
+
+
+def prune(folder: Path, fleet: str, keep: list[str]) -> list[str]:
+    """Remove what this fleet put there and nobody needs any more; what bears another mark, or none, stays."""
+    removed = []
+    for file in folder.glob("[!.]*/metadata.json"):
+        try:
+            mark = json.loads(file.read_text()).get("mark") or {}
+        except (OSError, ValueError):
+            continue
+        if mark.get("fleet") == fleet and file.parent.name not in keep and not in_use(file.parent):
+            shutil.rmtree(file.parent, ignore_errors=True)
+            removed.append(file.parent.name)
+    return removed
 
 
 def install(asked: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +214,9 @@ def install(asked: dict[str, Any]) -> dict[str, Any]:
             place.rename(final)
         finally:
             shutil.rmtree(place, ignore_errors=True)
-    return {"installed": str(final)}
+        old = asked.get("prune")
+        removed = prune(final.parent, old["fleet"], [final.name, *old["keep"]]) if old else []
+    return {"installed": str(final), "removed": removed}
 
 
 def main() -> None:
