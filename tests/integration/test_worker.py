@@ -150,6 +150,46 @@ async def test_a_client_that_leaves_stops_the_engine(worker: Running, body: dict
     assert (await worker.post(CHAT, {"model": "tiny", "messages": HELLO, "max_tokens": 1}))[0] == 200
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_responses_and_messages_stop_too(worker: Running, stream: bool) -> None:
+    for path, body in (
+        ("/v1/responses", {"input": "hello"}),
+        ("/v1/messages", {"messages": HELLO, "max_tokens": 30000}),
+    ):
+        async with aiohttp.ClientSession(worker.config.url) as leaving:
+            asked = asyncio.create_task(leaving.post(path, json={"model": "tiny", "stream": stream, **body}))
+            await until(worker.engine_slots_busy)
+            asked.cancel()
+            await asyncio.wait({asked})
+            if not asked.cancelled():
+                asked.result().close()
+
+        async def idle() -> bool:
+            return not await worker.engine_slots_busy() and worker.daemon.state.active == 0
+
+        await until(idle)
+    assert (await worker.info())["tokens_generated"] == 0
+
+
+async def test_responses_and_messages_are_whole(worker: Running) -> None:
+    body = {"model": "gpt-x", "temperature": 0}
+    _, chat = await worker.post(CHAT, {**body, "messages": HELLO, "max_tokens": 9})
+    said = chat["choices"][0]["message"]["content"]
+    status, response = await worker.post("/v1/responses", {**body, "input": "hello", "max_output_tokens": 9})
+    assert (status, response["object"], response["model"]) == (200, "response", "gpt-x")
+    assert response["output"][0]["content"][0]["text"] == said
+    status, message = await worker.post("/v1/messages", {**body, "messages": HELLO, "max_tokens": 9})
+    assert (status, message["type"], message["model"], message["stop_reason"]) == (
+        200,
+        "message",
+        "gpt-x",
+        "max_tokens",
+    )
+    assert message["content"] == [{"type": "text", "text": said}]
+    assert response["usage"]["output_tokens"] == message["usage"]["output_tokens"] == 9
+    assert (await worker.info())["tokens_generated"] == 27
+
+
 async def test_more_requests_than_slots_wait_their_turn(worker: Running) -> None:
     body = {"model": "tiny", "messages": HELLO, "max_tokens": 200, "temperature": 0}
     async with worker.client.post(CHAT, json={**body, "max_tokens": 30000, "stream": True}) as long:

@@ -13,6 +13,7 @@ from rbee.adapters.engines.reasons import how_it_ended, mend_for, reason_in
 from rbee.contracts.openai import BadBody
 from rbee.core.providers import binary_id, fill_command
 from rbee.daemons.worker.bodies import read, with_fields
+from rbee.daemons.worker.event_folds import MessageFold, tokens_in
 from rbee.daemons.worker.fold import Fold
 from rbee.daemons.worker.infer import _frame
 from rbee.daemons.worker.words import Counts, counts_in, counts_of, engine_error, is_chatter, renamed
@@ -62,6 +63,33 @@ def test_choices_that_come_mixed_are_told_apart() -> None:
     ]
     assert whole["usage"] == {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
     assert (whole["model"], whole["object"], whole["id"]) == ("asked-for", "chat.completion", "c-1")
+
+
+def test_a_message_of_thought_and_tools_comes_together() -> None:
+    fold = MessageFold()
+    start = {"id": "m", "type": "message", "content": [], "usage": {"input_tokens": 3, "cache_read_input_tokens": 2}}
+    tool = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    for event in (
+        {"type": "message_start", "message": start},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s"}},
+        {"type": "content_block_start", "index": 1, "content_block": tool},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"a":'}},
+        {"type": "ping"},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "1}"}},
+        {"type": "content_block_stop", "index": 1},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 5}},
+    ):
+        fold.add(event)
+    assert fold.result is None
+    fold.add({"type": "message_stop"})
+    assert fold.result is not None
+    assert fold.result["content"] == [
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}},
+    ]
+    assert (fold.result["stop_reason"], tokens_in(fold.result)) == ("tool_use", (5, 5))
 
 
 def test_an_answer_without_a_word_is_an_empty_text() -> None:

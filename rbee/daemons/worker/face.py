@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -26,6 +27,7 @@ from rbee.daemons.worker.asking import (
     time_left,
 )
 from rbee.daemons.worker.bodies import KINDS, Asked, Kind, read, with_fields
+from rbee.daemons.worker.event_folds import EVENT_FOLDS, tokens_in
 from rbee.daemons.worker.fold import Fold
 from rbee.daemons.worker.relay import relay_stream
 from rbee.daemons.worker.state import WorkerState
@@ -51,15 +53,21 @@ class OpenAiFace:
 
     def routes(self) -> list[Route]:
         """One for each path that the engine serves."""
-        return [
-            Route("POST", path, self._known(KINDS[path]) if path in KINDS else self.pass_on)
-            for path in self._provider.paths
-        ]
+        return [Route("POST", path, self._answering(self._handler(path))) for path in self._provider.paths]
 
-    def _known(self, kind: Kind) -> _Handler:
+    def _handler(self, path: str) -> _Handler:
+        if path in KINDS:
+            return partial(self._handle, KINDS[path])
+        return self._handle_events if path in EVENT_FOLDS else self.pass_on
+
+    def _answering(self, handler: _Handler) -> _Handler:
+        """`handler`, its refusals made into answers and its engine's deaths counted."""
+
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
-                return await self._handle(request, kind)
+                return await handler(request)
+            except openai.BadBody as e:
+                return web.Response(body=e.body(), status=400, content_type="application/json")
             except EngineError as e:
                 self._state.errors += e.status >= 500
                 return web.Response(body=e.body, status=e.status, content_type="application/json")
@@ -69,12 +77,9 @@ class OpenAiFace:
 
         return handle
 
-    async def _handle(self, request: web.Request, kind: Kind) -> web.StreamResponse:
+    async def _handle(self, kind: Kind, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        try:
-            asked = read(kind, body)
-        except openai.BadBody as e:
-            return web.Response(body=e.body(), status=400, content_type="application/json")
+        asked = read(kind, body)
         self._supervisor.serving()
         with self._state.request():
             sent = self.engine_body(body, asked)
@@ -166,6 +171,28 @@ class OpenAiFace:
             await response.prepare(request)
         await response.write(frame)
 
+    async def _handle_events(self, request: web.Request) -> web.StreamResponse:
+        """Responses and messages: streams pass unread; one answer is folded from a stream, like the others."""
+        body = await request.read()
+        peek = openai.peek(body)
+        if peek.stream or not self._provider.always_stream:
+            return await self.pass_on(request)
+        fold = EVENT_FOLDS[request.path]()
+        fields = {name: text.encode() for name, text in self._provider.overrides.items()}
+        sent = with_fields(body, {**fields, "stream": b"true"})
+        with self._state.request(), noticing(request):
+            async with opened(self._splice, self._supervisor.serving(), request.path, sent) as answer:
+                try:
+                    async for event in events(answer):
+                        fold.add(json.loads(event.data))
+                except DiedMidAnswer as e:
+                    raise engine_died(e) from None
+        if fold.result is None:
+            raise engine_died("its answer has no end")
+        self._state.count(*tokens_in(fold.result), 0.0)
+        result = {**fold.result, "model": peek.model or self._served}
+        return web.Response(body=codec.encode(result), content_type="application/json")
+
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         """Paths that the engine serves and we know nothing of: bytes both ways."""
         engine = self._supervisor.serving()
@@ -177,7 +204,6 @@ class OpenAiFace:
                     client_headers=[h for h in request.raw_headers if h[0].lower() in _PASSED],
                 )  # fmt: skip
             except UpstreamError as e:
-                self._state.errors += 1
                 raise engine_died(e) from None
 
 

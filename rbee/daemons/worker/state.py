@@ -32,7 +32,8 @@ class WorkerState:
         self.engine_starts = 0
         self.prompt_tokens = 0
         self.tokens = 0
-        #: Seconds in which `tokens` were generated, summed over requests.
+        #: Those of `tokens` whose seconds are known, and their seconds, summed over requests.
+        self.timed_tokens = 0
         self.generating = 0.0
         self._listeners: list[Callable[[], None]] = []
 
@@ -61,7 +62,7 @@ class WorkerState:
     @property
     def tokens_per_second(self) -> float:
         """Average speed of one request's generation; 0 before the first."""
-        return self.tokens / self.generating if self.generating else 0.0
+        return self.timed_tokens / self.generating if self.generating else 0.0
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -76,10 +77,12 @@ class WorkerState:
             self._changed()
 
     def count(self, prompt_tokens: int, tokens: int, seconds: float) -> None:
-        """Adds what one finished request used."""
+        """Adds what one finished request used; `seconds` 0: nobody told, and the average leaves it out."""
         self.prompt_tokens += prompt_tokens
         self.tokens += tokens
-        self.generating += seconds
+        if seconds:
+            self.timed_tokens += tokens
+            self.generating += seconds
 
     def heartbeat(self) -> WorkerHeartbeat:
         """What the queen is told."""
