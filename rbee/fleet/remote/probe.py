@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
+import importlib.machinery
 import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+TYPE_CHECKING = False  # typing is slow to import, and only type checkers need it
+if TYPE_CHECKING:
+    from typing import Any
 
 MODULES = ("venv", "zlib", "ssl", "sqlite3", "ctypes", "asyncio", "zipfile")
 
@@ -71,6 +74,10 @@ def libc() -> dict[str, Any]:
         if name == "glibc":
             return {"libc": "glibc", "libc_version": [int(n) for n in version.split(".")[:2]]}
     return {"libc": "musl"} if any(Path("/lib").glob("ld-musl-*")) else {}
+
+
+def has_module(name: str) -> bool:
+    return name in sys.builtin_module_names or importlib.machinery.PathFinder.find_spec(name) is not None
 
 
 def has_library(name: str) -> bool:
@@ -243,7 +250,7 @@ def probe(asked: dict[str, Any]) -> dict[str, Any]:
     found, at = machine(home), roots(home)
     found |= {
         "roots": {k: str(p) for k, p in at.items()},
-        "missing_modules": [name for name in MODULES if importlib.util.find_spec(name) is None],
+        "missing_modules": [name for name in MODULES if not has_module(name)],
     }
     found["disks"] = {k: disk(p) for k, p in {"home": home, **at}.items()}
     found["gpus"] = gpus()
