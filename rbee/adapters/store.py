@@ -209,19 +209,21 @@ class SqliteJobStore:
             batch = [self._work.get()]
             while len(batch) < _BATCH and not self._work.empty():
                 batch.append(self._work.get())
-            going = batch[-1] is not None
-            db.execute("BEGIN")
-            for work in batch:
-                if work is None:
-                    going = False
-                    continue
-                try:
-                    work(db)
-                except Exception:
-                    log.exception("a write to %s was lost", self._path)
+            going = None not in batch
             try:
-                db.execute("COMMIT")
-            except sqlite3.Error:
+                self._together(db, [work for work in batch if work is not None])
+            except sqlite3.Error:  # a full disk, mostly: what comes later may find room again
                 log.exception("writes to %s were lost", self._path)
                 if db.in_transaction:
                     db.execute("ROLLBACK")
+
+    def _together(self, db: sqlite3.Connection, batch: list[_Work]) -> None:
+        """One transaction; a write that fails loses itself only, unless SQLite gave up the whole of it."""
+        db.execute("BEGIN")
+        for work in batch:
+            try:
+                work(db)
+            except Exception:
+                log.exception("a write to %s was lost", self._path)
+        if db.in_transaction:
+            db.execute("COMMIT")

@@ -190,12 +190,12 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         loop.add_signal_handler(number, asked, number)
     try:
         loop.run_until_complete(main(stop))
+    finally:
         left = [t for t in asyncio.all_tasks(loop) if not t.done()]
         for task in left:
             task.cancel()
         if left:
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
         asyncio.set_event_loop(None)
         loop.close()

@@ -129,6 +129,22 @@ async def test_a_cancel_reaches_the_child(tmp_path: Path) -> None:
         await asyncio.wait_for(cancelled.wait(), 5)
 
 
+async def test_a_cancel_while_the_child_is_being_made_reaches_it_too(tmp_path: Path) -> None:
+    async def forever(context: JobContext, request: Any) -> None:
+        await asyncio.Event().wait()
+
+    hive = FakeHive(handlers={"HiveCheck": forever}, delay=asyncio.Event())
+    async with hive.run(tmp_path), queen_in(tmp_path, queen_config(hives=(hive.known,))) as c:
+        job_id = await c.submit("HiveCheck", hive_id="h1")
+        await eventually(lambda: hive.runner.running)  # begun there, not yet told here
+        cancelling = asyncio.create_task(c.http.delete(f"{c.url}/v1/jobs/{job_id}"))
+        await asyncio.sleep(0.05)
+        hive.delay.set()
+        async with await cancelling as answer:
+            assert (await answer.json())["state"] == "cancelled"
+        await eventually(lambda: not hive.runner.running)
+
+
 async def test_errors_of_a_hive_keep_their_code(tmp_path: Path) -> None:
     async def refuse(context: JobContext, request: Any) -> None:
         raise NotFound("No such model.", code="model_not_found")

@@ -177,6 +177,17 @@ def test_the_network_without_a_token_is_refused(tmp_path: Path) -> None:
             assert "without a token" in queen.stderr.read()
 
 
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with home(tmp_path, replace(CONFIG, listen=f"127.0.0.1:{port}")) as h:
+            queen = h.start()
+            assert queen.wait(20) == 1
+            assert queen.stderr is not None
+            assert queen.stderr.read() == f"error: Cannot listen on 127.0.0.1:{port}: the port is taken.\n"
+            assert not (h.paths.state / "queen.run.json").exists()
+
+
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     token = tmp_path / "token"
     write_secret(token, SECRET)

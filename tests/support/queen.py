@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,14 @@ class FakeHive:
     handlers: dict[str, Handler] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     port: int = 0
+    #: Answers to `POST /v1/jobs` wait for it.
+    delay: asyncio.Event = field(default_factory=lambda: _set(asyncio.Event()))
 
     @contextlib.asynccontextmanager
     async def run(self, root: Path) -> AsyncIterator[FakeHive]:
         self.runner = JobRunner(SqliteJobStore(root / f"{self.hive_id}.db"), self.handlers, f"hive/{self.hive_id}")
         await self.runner.start()
-        routes = [Route("GET", "/capabilities", self.capabilities), *self.runner.routes()]
+        routes = [Route("GET", "/capabilities", self.capabilities), *map(self._delayed, self.runner.routes())]
         server = Server(build(routes), [Listener("127.0.0.1", self.port, self.token)])
         await server.start()
         self.port = server.ports[0]
@@ -148,6 +150,14 @@ class FakeHive:
         finally:
             await self.runner.stop()
             await server.stop(drain=0.2)
+
+    def _delayed(self, route: Route) -> Route:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            answer = await route.handler(request)
+            await self.delay.wait()
+            return answer
+
+        return replace(route, handler=handler) if route.method == "POST" else route
 
     @property
     def known(self) -> KnownHive:
@@ -171,6 +181,11 @@ class FakeHive:
                 workers=tuple(self.records),
             )
         )
+
+
+def _set(event: asyncio.Event) -> asyncio.Event:
+    event.set()
+    return event
 
 
 def record(worker_id: str, port: int, **changes: Any) -> WorkerRecord:

@@ -21,7 +21,7 @@ from rbee.adapters.secrets import Token
 from rbee.adapters.splice import Splice
 from rbee.adapters.store import SqliteJobStore
 from rbee.contracts import codec, defaults
-from rbee.contracts.configs import KnownHive, QueenConfig, config_digest
+from rbee.contracts.configs import KnownHive, QueenConfig, boot_digest, config_digest
 from rbee.core.errors import RbeeError
 from rbee.daemons import access
 from rbee.daemons.app import Server, build
@@ -94,6 +94,7 @@ class QueenDaemon:
         self.hives.configure(self._known_hives())
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         log.info("listening on %s", ", ".join(self.urls))
+        self._warn()
 
     def _build(self) -> None:
         self.prober = Prober(self.registry, self._http)
@@ -213,7 +214,12 @@ class QueenDaemon:
         self.hives.configure(self._known_hives())
         self._write_run_file()
         log.info("settings read again: %s", config_digest(new))
+        self._warn()
         return config_digest(new)
+
+    def _warn(self) -> None:
+        if self.config.policies:
+            log.warning("policies are kept but not evaluated: %s", ", ".join(sorted(self.config.policies)))
 
     def reload_quietly(self) -> None:
         """`reload` for a signal: an error is logged."""
@@ -229,6 +235,7 @@ class QueenDaemon:
             "version": rbee.__version__,
             "release": self.config.release,
             "config_digest": config_digest(self.config),
+            "boot_digest": boot_digest(self.config),
             "token_digest": token_digest(self._token),
             "hives": [self.hives.summary(h) for _, h in sorted(self.hives.by_id.items())],
             "pid": os.getpid(),

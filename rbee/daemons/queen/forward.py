@@ -46,15 +46,17 @@ class Forwarder:
         hive = self._hives.get(request.hive_id)
         request = dataclasses.replace(request, hive_id=hive.known.hive_id)
         url = hive.known.url.rstrip("/")
-        child = await self._submit(url, wire(request))
+        submitting = asyncio.ensure_future(self._submit(url, wire(request)))
         try:
-            await _Child(self, context, f"{url}/v1/jobs/{child}").follow()
-            return await self._result(f"{url}/v1/jobs/{child}")
+            job_url = await asyncio.shield(submitting)
+            await _Child(self, context, job_url).follow()
+            return await self._result(job_url)
         except asyncio.CancelledError:
-            await asyncio.shield(self._cancel(f"{url}/v1/jobs/{child}"))
+            await asyncio.shield(self._cancel(submitting))
             raise
 
     async def _submit(self, url: str, body: dict[str, Any]) -> str:
+        """The URL of the child job."""
         timeout = aiohttp.ClientTimeout(total=defaults.PROBE_TIMEOUT, connect=defaults.CONNECT_TIMEOUT)
         try:
             async with self._http.post(
@@ -63,7 +65,7 @@ class Forwarder:
                 found = _json(await answer.read())
                 if answer.status != 202:
                     raise _error_of(found, answer.status, url)
-                return str(found["job_id"])
+                return f"{url}/v1/jobs/{found['job_id']}"
         except _TROUBLE as e:
             raise Unreachable(f"The hive at {url} does not answer: {e or type(e).__name__}.") from None
 
@@ -87,13 +89,16 @@ class Forwarder:
         except _TROUBLE as e:
             raise Unreachable(f"{url} does not answer: {e or type(e).__name__}.") from None
 
-    async def _cancel(self, job_url: str) -> None:
+    async def _cancel(self, submitting: asyncio.Future[str]) -> None:
+        """Cancels the child, also one that is just being made: the hive may have begun already."""
         timeout = aiohttp.ClientTimeout(total=defaults.CONNECT_TIMEOUT)
+        job_url = "the child job"
         try:
+            job_url = await asyncio.wait_for(submitting, defaults.CONNECT_TIMEOUT)
             async with self._http.delete(job_url, headers=self._headers, timeout=timeout) as answer:
                 if answer.status not in (200, 202, 404, 409):
                     log.warning("cancelling %s: status %d", job_url, answer.status)
-        except _TROUBLE as e:
+        except (*_TROUBLE, RbeeError) as e:
             log.warning("cancelling %s: %s", job_url, e or type(e).__name__)
 
     def stream(self, job_url: str, after: int) -> Any:
