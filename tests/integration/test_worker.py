@@ -108,6 +108,8 @@ async def test_infer_gives_the_text_as_it_comes(worker: Running) -> None:
         (CHAT, {"model": "tiny", "messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         (CHAT, {"model": "tiny", "messages": [{"role": "user", "content": "a" * 40000}]}, "messages"),
         ("/v1/completions", {"model": "tiny"}, "prompt"),
+        ("/v1/messages", {"model": 3, "messages": HELLO, "max_tokens": 1}, "model"),
+        ("/v1/responses", {"model": "tiny", "input": "a" * 40000}, "input"),
         ("/v1/infer", {"prompt": "", "model": "tiny"}, "prompt"),
     ],
 )

@@ -166,6 +166,7 @@ def test_counts_at_the_end_of_a_stream() -> None:
     )
     assert counts_in(tail) == Counts(prompt_tokens=24, tokens=4, seconds=0.5)
     assert counts_in(b'"usage":{"completion_tokens": 3,"prompt_tokens":9}') == Counts(prompt_tokens=9, tokens=3)
+    assert counts_in(b'"usage":{"output_tokens":5}') == Counts(tokens=5)
     assert counts_in(b"data: [DONE]") == Counts()
 
 

@@ -118,7 +118,7 @@ async def opened(splice: Splice, engine: Engine, target: str, body: bytes) -> As
                 said = await answer.read(4 * 2**20)
             except DiedMidAnswer as e:
                 raise engine_died(e) from None
-            raise engine_error(answer.status, said)
+            raise engine_error(answer.status, said, target)
         yield answer
 
 

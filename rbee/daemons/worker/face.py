@@ -116,7 +116,7 @@ class OpenAiFace:
                 raise out_of_time()
             if relay.end != "completed":
                 raise engine_died(relay.reason)
-            raise engine_error(relay.status, bytes(relay.held))
+            raise engine_error(relay.status, bytes(relay.held), request.path)
         if relay.end != "completed":
             self._state.errors += 1
         counts = relay.counts()
@@ -175,7 +175,11 @@ class OpenAiFace:
         """Responses and messages: streams pass unread; one answer is folded from a stream, like the others."""
         body = await request.read()
         peek = openai.peek(body)
-        if peek.stream or not self._provider.always_stream:
+        self._supervisor.serving()
+        if peek.stream:
+            with self._state.request():
+                return await self._relayed(request, body)
+        if not self._provider.always_stream:
             return await self.pass_on(request)
         fold = EVENT_FOLDS[request.path]()
         fields = {name: text.encode() for name, text in self._provider.overrides.items()}
@@ -202,7 +206,10 @@ class OpenAiFace:
                 return await self._splice.forward(
                     request, upstream=engine.upstream, body=body, headers=engine.headers,
                     client_headers=[h for h in request.raw_headers if h[0].lower() in _PASSED],
+                    total_timeout=time_left(request),
                 )  # fmt: skip
+            except FirstByteTimeout:
+                raise out_of_time() from None
             except UpstreamError as e:
                 raise engine_died(e) from None
 

@@ -13,7 +13,15 @@ from rbee.contracts import openai
 _PROGRESS = b'"prompt_progress":{'
 _COUNTS = {
     name: re.compile(rb'"' + name.encode() + rb'":\s*([0-9.]+)')
-    for name in ("predicted_n", "predicted_ms", "prompt_n", "cache_n", "completion_tokens", "prompt_tokens")
+    for name in (
+        "predicted_n",
+        "predicted_ms",
+        "prompt_n",
+        "cache_n",
+        "completion_tokens",
+        "prompt_tokens",
+        "output_tokens",
+    )
 }
 #: llama.cpp's error types that have another name at OpenAI: (type, code).
 _TYPES = {
@@ -22,6 +30,9 @@ _TYPES = {
     "unavailable_error": (openai.OVERLOADED, "model_loading"),
     "server_error": (openai.SERVER_ERROR, "engine_error"),
 }
+
+#: The field that holds the prompt, where it is not `messages`.
+_PROMPTS = {"/v1/completions": "prompt", "/v1/responses": "input"}
 
 
 class EngineError(Exception):
@@ -42,8 +53,8 @@ class Counts:
     seconds: float = 0.0
 
 
-def engine_error(status: int, body: bytes) -> EngineError:
-    """OpenAI's error body for what the engine answered with `status`, or sent as an event."""
+def engine_error(status: int, body: bytes, path: str = "/v1/chat/completions") -> EngineError:
+    """OpenAI's error body for what the engine answered with `status` at `path`, or sent as an event."""
     try:
         said = json.loads(body)
     except ValueError:
@@ -56,7 +67,7 @@ def engine_error(status: int, body: bytes) -> EngineError:
     code = error.get("code")
     named = code if isinstance(code, str) else None
     kind, named = _TYPES.get(kind, (kind, named or ("engine_error" if status >= 500 else None)))
-    param = "messages" if named == "context_length_exceeded" else error.get("param")
+    param = _PROMPTS.get(path, "messages") if named == "context_length_exceeded" else error.get("param")
     return EngineError(status, openai.error_body(str(error.get("message", "")), kind, named, param))
 
 
@@ -80,7 +91,10 @@ def counts_in(tail: bytes) -> Counts:
         if hits := pattern.findall(tail):
             found[name] = float(hits[-1])
     if "predicted_n" not in found:
-        return Counts(prompt_tokens=int(found.get("prompt_tokens", 0)), tokens=int(found.get("completion_tokens", 0)))
+        return Counts(
+            prompt_tokens=int(found.get("prompt_tokens", 0)),
+            tokens=int(found.get("completion_tokens", found.get("output_tokens", 0))),
+        )
     return Counts(
         prompt_tokens=int(found.get("prompt_n", 0) + found.get("cache_n", 0)),
         tokens=int(found["predicted_n"]),
