@@ -191,7 +191,7 @@ class _Download:
     async def _pour(self, answer: aiohttp.ClientResponse, total: int | None) -> None:
         """Read on while the former piece is hashed and written by a thread."""
         writing: asyncio.Future[None] | None = None
-        file = await asyncio.to_thread(self.part.open, "ab")
+        file = self.part.open("ab")
         try:
             async for piece in answer.content.iter_chunked(CHUNK):
                 if writing is not None:
@@ -212,9 +212,11 @@ class _Download:
             raise
         finally:
             # Also when cancelled: `done` counts what a thread is still writing.
-            if writing is not None:
-                await asyncio.wait([writing])
-            await asyncio.to_thread(file.close)
+            try:
+                if writing is not None:
+                    await asyncio.wait([writing])
+            finally:
+                file.close()
 
     def _write(self, file: IO[Any], piece: bytes) -> None:
         file.write(piece)

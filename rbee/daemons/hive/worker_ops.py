@@ -150,7 +150,7 @@ class WorkerOps:
             device=device.id,
             listen="",
             url="",
-            queen_url=request.queen_url or self._heartbeat.queen_url or self._config.queen_url,
+            queen_url=request.queen_url or self._config.queen_url or self._heartbeat.queen_url,
             token_file=str(self._token_file) if self._token_file else None,
             options=request.options,
             heartbeat_interval=self._config.heartbeat_interval,
