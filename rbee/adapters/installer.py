@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib.metadata
 import importlib.util
 import platform as system
 import sys
-import threading
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rbee.adapters.bundles import engine_metadata
+from rbee.adapters.digests import Digests
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.contracts import codec
 from rbee.core.errors import Insufficient, RbeeError
@@ -28,7 +27,6 @@ from rbee.fleet.ports import Bundle, Completed, OnProgress, Part, Shell
 INSTALL_TIMEOUT = 600.0
 #: Once more after a cut: what has arrived is kept, so each try goes on.
 TRIES = 3
-_CHUNK = 2**20
 
 
 class RealInstaller:
@@ -36,8 +34,7 @@ class RealInstaller:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._lock = threading.Lock()
-        self._digests: dict[tuple[str, int, int], str] = {}
+        self._digests = Digests(paths.cache)
 
     def install(self, shell: Shell, facts: MachineFacts, bundle: Bundle, on_progress: OnProgress | None = None) -> None:
         """Raises Insufficient (disk), RbeeError `bad_bundle`, `os_error` with the machine's words, Unreachable."""
@@ -66,7 +63,7 @@ class RealInstaller:
         self, shell: Shell, facts: MachineFacts, source: Path, destination: str, on_progress: OnProgress | None = None
     ) -> str:
         """Raises Insufficient (disk), RbeeError with the machine's words, Unreachable, OSError for our own file."""
-        asked = {"path": destination, "size": source.stat().st_size, "sha256": self._digest(source)}
+        asked = {"path": destination, "size": source.stat().st_size, "sha256": self._digests.of(source)}
         argv = commands.script(_python(facts), "receive")
         for attempt in range(TRIES):
             question = commands.script_input("receive", {**asked, "offset": None})
@@ -100,19 +97,6 @@ class RealInstaller:
         metadata |= {"added_at": now, "last_accessed": now}
         write_atomic(folder / "metadata.json", codec.encode_pretty(metadata))
         return True
-
-    def _digest(self, source: Path) -> str:
-        """SHA-256 of a file, worked out once however many machines get it."""
-        found = source.stat()
-        key = (str(source.resolve()), found.st_size, found.st_mtime_ns)
-        with self._lock:
-            if key not in self._digests:
-                made = hashlib.sha256()
-                with source.open("rb") as f:
-                    while chunk := f.read(_CHUNK):
-                        made.update(chunk)
-                self._digests[key] = made.hexdigest()
-            return self._digests[key]
 
 
 def this_platform() -> str:

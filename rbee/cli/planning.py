@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbee.adapters.bundles import PipBundler
+from rbee.adapters.digests import Digests
 from rbee.adapters.installer import RealInstaller
 from rbee.adapters.local_shell import LocalShell
 from rbee.adapters.lockfile import read_pins
 from rbee.adapters.paths import Paths
 from rbee.cli.loading import load_file
 from rbee.cli.wiring import RealHome, RealMachines, SystemClock, own_addresses, predict_memory
-from rbee.core.plan import Plan, only
+from rbee.core.errors import RbeeError
+from rbee.core.plan import Plan, check_targets, only
 from rbee.core.providers import EngineProvider
+from rbee.core.spec import Spec
 from rbee.fleet import session
 from rbee.fleet.world import World
 
@@ -45,6 +48,7 @@ def prepare(
     targets: tuple[str, ...],
 ) -> Prepared:
     """Observe and plan. Raises RbeeError, ProblemsError."""
+    check_targets(request.spec, targets)
     bundler = PipBundler(home.paths)
     planned = session.make(request, machines, bundler)
     world = World(
@@ -79,11 +83,30 @@ def request_for(
         predict=predict_memory,
         addresses=own_addresses(),
         pinned=read_pins(lock_path(source), loaded.spec.models),
+        files=_file_digests(loaded.spec, Digests(paths.cache)),
         destroy=destroy,
         keep_models=keep_models,
         parallelism=parallelism,
     )
     return request, home, loaded.providers
+
+
+def _file_digests(spec: Spec, digests: Digests) -> dict[str, str]:
+    """Digests of the local files that models come from: a file that was changed is another model.
+
+    Reads each file once and again only when its size or time changed. Raises RbeeError `unreadable_model`.
+    """
+    out = {}
+    for name, model in spec.models.items():
+        if model.source.startswith("file:"):
+            path = Path(model.source.removeprefix("file:"))
+            try:
+                out[name] = digests.of(path)
+            except OSError as e:
+                raise RbeeError(
+                    f"Model {name!r}: {path} cannot be read: {e.strerror}.", code="unreadable_model"
+                ) from None
+    return out
 
 
 def lock_path(source: Path) -> Path:

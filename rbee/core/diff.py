@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from rbee.core.actions import Action
 from rbee.core.actual import Actual, HiveActual, QueenActual, Unknown
 from rbee.core.desired import Desired, HiveWanted, QueenWanted
-from rbee.core.diff_hive import clashes, hive_actions, new_action, removals
+from rbee.core.diff_hive import clashes, hive_actions, leaves_work, new_action, removals
 from rbee.core.problems import Problem
 
 
@@ -96,7 +96,12 @@ def _queen(desired: Desired, actual: Actual, blocked: set[str]) -> Iterator[Acti
     if isinstance(seen, Unknown):
         return
     if wanted is None:
-        if seen.running:
+        here = [h for h in actual.hives.values() if isinstance(h, HiveActual) and not h.address]
+        if not seen.running and any(leaves_work(h, desired) for h in here) and seen.fleet:
+            yield new_action(
+                "queen.start", "add", "queen", "not running; her hive must clean up", subject="queen", as_it_was=True
+            )
+        if seen.running or seen.fleet:
             yield new_action("queen.stop", "remove", "queen", "the fleet is destroyed", subject="queen")
         return
     yield from _queen_daemon(wanted, seen)

@@ -180,10 +180,24 @@ def _stop_worker(record: WorkerRecord, hive: str, reason: str) -> Action:
     )  # fmt: skip
 
 
+def leaves_work(seen: HiveActual, desired: Desired) -> bool:
+    """Whether a hive that is to go has workers running or models on disk that only its daemon can clean up."""
+    workers = any(ours(w.mark, desired.fleet) and w.status in ALIVE for w in seen.workers)
+    return workers or (not desired.keep_models and any(ours(m.mark, desired.fleet) for m in seen.models))
+
+
 def removals(name: str, seen: HiveActual, desired: Desired) -> Iterator[Action]:
+    """What cleans one machine up. A hive that does not run is started once more when it has left work behind."""
     fleet, reason = desired.fleet, "not in this file" if desired.queen else "the fleet is destroyed"
+    revived = seen.live is None and leaves_work(seen, desired)
+    installed = [r for r in seen.releases if seen.release_fleets.get(r) == fleet]
+    if revived and seen.address and installed:
+        yield new_action(
+            "hive.start", "add", name, "not running; it must clean up", hive=name, subject=f"hives.{name}",
+            release=installed[-1], as_it_was=True,
+        )  # fmt: skip
     for record in seen.workers:
-        if ours(record.mark, fleet):
+        if ours(record.mark, fleet) and (seen.live is not None or record.status in ALIVE):
             yield _stop_worker(record, name, reason)
     for model in seen.models:
         if ours(model.mark, fleet) and not desired.keep_models:
@@ -195,9 +209,9 @@ def removals(name: str, seen: HiveActual, desired: Desired) -> Iterator[Action]:
             )
     if seen.address == "":  # this machine: its hive ends with the queen
         return
-    if seen.live is not None:
+    if seen.live is not None or (revived and installed):
         yield new_action("hive.stop", "remove", name, reason, hive=name, subject=f"hives.{name}")
-    if fleet in seen.release_fleets.values():
+    if installed:
         yield new_action("hive.uninstall", "remove", name, reason, hive=name, subject=f"hives.{name}")
 
 

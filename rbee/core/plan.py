@@ -14,6 +14,7 @@ from rbee.core.diff import diff
 from rbee.core.digest import digest
 from rbee.core.order import order
 from rbee.core.problems import Problem, ProblemsError, did_you_mean
+from rbee.core.spec import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,30 @@ def make_plan(desired: Desired, actual: Actual, local_hive: str | None) -> Plan:
         actions=order(found.actions, local_hive, frozenset(n for n in leaving if n)),
         problems=found.problems,
     )
+
+
+def check_targets(spec: Spec, targets: Sequence[str]) -> None:
+    """Raises ProblemsError for targets that name nothing of the file, all at once, with the nearest that would.
+
+    Hives and workers that only exist live (to be removed) are let through when they are no near miss.
+    """
+    known = ["queen", *(f"hives.{h}" for h in spec.hives), *(f"workers.{w}" for w in spec.workers)]
+    known += [f"workers.{w.name}-{i}" for w in spec.workers.values() for i in range(w.replicas)]
+    problems = []
+    for target in targets:
+        if target in known or target.startswith(("models.", "engines.")):
+            continue
+        near = did_you_mean(target, known)
+        if near.startswith("Did you mean") or not _plausible(target):
+            problems.append(
+                Problem(
+                    summary=f"--target {target!r} names nothing of this file",
+                    detail="A target is queen, hives.NAME, models.NAME@HIVE, engines.NAME@HIVE or workers.NAME.",
+                    mend=near,
+                )
+            )
+    if problems:
+        raise ProblemsError(problems)
 
 
 def only(plan: Plan, targets: Sequence[str]) -> Plan:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -151,7 +152,7 @@ def _port(sockets: Sequence[Any]) -> int:
 
 def _cannot_listen(listener: Listener, error: OSError) -> RbeeError:
     where = f"{listener.host}:{listener.port}"
-    if error.errno == 98 or "in use" in str(error):
+    if error.errno == errno.EADDRINUSE:
         return RbeeError(f"Cannot listen on {where}: the port is taken.", code="address_in_use")
     return RbeeError(f"Cannot listen on {where}: {error.strerror or error}.", code="cannot_listen")
 

@@ -32,6 +32,8 @@ class Inputs:
     hive_configs: Mapping[str, HiveConfig]
     predict: Predict
     pinned: Mapping[str, str] = field(default_factory=dict)
+    #: SHA-256 of the files of this machine that models come from (`file:`), by model name.
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ def make_desired(inputs: Inputs) -> Desired:
             if (not usable or len(problems) > before) and running.get(worker_id) in drafts:
                 drafts[running[worker_id]].held.append(worker_id)
     for name, draft in drafts.items():
-        problems.extend(_memory(name, draft, actual, spec.fleet))
+        problems.extend(_memory(name, draft, actual))
     return Desired(
         fleet=spec.fleet,
         queen=QueenWanted(
@@ -169,7 +171,7 @@ def _add(
         name=model.name,
         source=model.source,
         revision=model.revision,
-        sha256=model.sha256 or inputs.pinned.get(model.name),
+        sha256=model.sha256 or inputs.files.get(model.name) or inputs.pinned.get(model.name),
         push_from=model.source.removeprefix("file:") if model.source.startswith("file:") and not hive.local else None,
     )
     if device.startswith("cpu") and not _runs(seen, worker_id):
@@ -185,7 +187,7 @@ def _add(
             options=worker.options,
             digest=digest(
                 {
-                    "model": [model.source, model.revision, model.sha256],
+                    "model": [model.source, model.revision, model.sha256 or inputs.files.get(model.name)],
                     "engine": binary,
                     "device": device,
                     "options": worker.options,
@@ -238,10 +240,12 @@ def _lacking(provider: EngineProvider, hive: str, seen: HiveActual, subject: str
     return out
 
 
-def _memory(name: str, draft: _Draft, actual: Actual, fleet: str) -> list[Problem]:
+def _memory(name: str, draft: _Draft, actual: Actual) -> list[Problem]:
+    """Too much for a machine is a problem, and then none of its new workers is begun; those that run stay."""
     seen = actual.hives.get(name)
     if not isinstance(seen, HiveActual) or not seen.memory_available or draft.memory <= seen.memory_available:
         return []
+    draft.workers = [w for w in draft.workers if _runs(seen, w.worker_id)]
     return [
         Problem(
             summary=f"Not enough memory on hive {name!r}",

@@ -44,6 +44,8 @@ class Observation:
     facts: MachineFacts
     capabilities: Capabilities | None = None
     capabilities_error: str = ""
+    #: The hive answered, but in words that this rbee does not read.
+    other_version: bool = False
 
 
 def observe(
@@ -105,13 +107,13 @@ def parse(found: dict[str, Any]) -> Observation:
         facts = codec.convert(MachineFacts, {"home": "", **told})
     except codec.CodecError as e:
         raise RbeeError(f"The probe's answer cannot be understood: {e}", code="probe_failed") from None
-    capabilities, error = None, str(found.get("capabilities_error") or "")
+    capabilities, error, other = None, str(found.get("capabilities_error") or ""), False
     if found.get("capabilities") is not None:
         try:
             capabilities = codec.convert(Capabilities, found["capabilities"])
         except codec.CodecError as e:
-            error = f"its hive speaks another version: {e}"
-    return Observation(facts=facts, capabilities=capabilities, capabilities_error=error)
+            error, other = f"its hive speaks another version: {e}", True
+    return Observation(facts=facts, capabilities=capabilities, capabilities_error=error, other_version=other)
 
 
 def _old_python(written: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rbee.contracts import defaults
-from rbee.contracts.configs import QueenConfig, boot_digest
+from rbee.contracts.configs import QueenConfig
 from rbee.core.actual import Actual, HiveActual, HiveLive, KnownTo, QueenActual, Unknown
 from rbee.core.errors import RbeeError
 from rbee.core.facts import MachineFacts
@@ -92,7 +92,7 @@ def observe_hive(shell: Shell, hive: HiveSpec, libraries: Sequence[str]) -> tupl
     """One machine. Raises RbeeError (Unreachable and others) when it cannot be seen."""
     seen = look.observe(shell, python=hive.python, libraries=libraries)
     facts, capabilities = seen.facts, seen.capabilities
-    if facts.hive is not None and facts.hive.alive and capabilities is None:
+    if facts.hive is not None and facts.hive.alive and capabilities is None and not seen.other_version:
         return (
             Unknown(
                 why=f"Its hive runs (pid {facts.hive.pid}) but does not answer: {seen.capabilities_error or 'silence'}",
@@ -101,6 +101,9 @@ def observe_hive(shell: Shell, hive: HiveSpec, libraries: Sequence[str]) -> tupl
             facts,
         )
     live = None
+    if seen.other_version and facts.hive is not None:
+        # It answers in words of another rbee: known well enough to be replaced by this one's.
+        live = HiveLive(fleet=facts.hive.fleet, release=facts.hive.release, config_digest="", url=facts.hive.url)
     if capabilities is not None:
         live = HiveLive(
             fleet=capabilities.fleet,
@@ -217,7 +220,7 @@ def observe_queen(spec: Spec, machines: Machines, before: QueenConfig | None) ->
         fleet=str(info.get("fleet", "")),
         release=str(info.get("release", "")),
         config_digest=str(info.get("config_digest", "")),
-        boot_digest=boot_digest(before),
+        boot_digest=str(info.get("boot_digest", "")),
         token_digest=info.get("token_digest"),
         hives=_known(before, online),
     )

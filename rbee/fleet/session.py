@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rbee.contracts import defaults
 from rbee.contracts.configs import HiveConfig, QueenConfig
@@ -44,6 +44,8 @@ class Request:
     #: Addresses of this machine, to tell a queen's address that cannot be bound.
     addresses: frozenset[str]
     pinned: Mapping[str, str]
+    #: SHA-256 of the local files that models come from, by model name.
+    files: Mapping[str, str] = field(default_factory=dict)
     destroy: bool = False
     keep_models: bool = False
     parallelism: int = defaults.PARALLELISM
@@ -88,6 +90,7 @@ def make(
                 hive_configs=configs,
                 predict=request.predict,
                 pinned=request.pinned,
+                files=request.files,
             )
         )
         desired = replace(desired, problems=(*desired.problems, *_unroutable(spec, queen, hives, request.addresses)))

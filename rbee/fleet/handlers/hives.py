@@ -26,7 +26,9 @@ def install(world: World, action: Action, tell: Tell) -> None:
 
 
 def start(world: World, action: Action, tell: Tell) -> None:
-    _configure(world, action)
+    """Start it with the settings that are wanted; one that is to go, with those that it has."""
+    if not action.params.get("as_it_was"):
+        _configure(world, action)
     _service(world, action, "start", tell)
 
 

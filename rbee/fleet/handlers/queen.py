@@ -26,8 +26,9 @@ def _api(world: World) -> QueenApi:
 
 
 def start(world: World, action: Action, tell: Tell) -> None:
-    with world.lock:
-        _write(world, world.queen_config)
+    if not action.params.get("as_it_was"):
+        with world.lock:
+            _write(world, world.queen_config)
     _tell(service(world.local, world.python, "start", "queen"), tell)
 
 
