@@ -182,6 +182,19 @@ async def test_a_client_that_leaves_ends_the_workers_request(tmp_path: Path) -> 
         assert 'rbee_queen_requests_total{model="llama",worker="w1",status="200",end="client_gone"} 1' in text
 
 
+async def test_a_stop_lets_streams_end(tmp_path: Path) -> None:
+    async with queen_in(tmp_path) as c, workers(c, "w1") as (engine,):
+        answer = await c.chat(stream=True, mock={"tokens": 30, "interval": 0.01})
+        await answer.content.readany()
+        url = c.url
+        stopping = asyncio.create_task(c.queen.stop(drain=10))
+        assert (await answer.text()).endswith("data: [DONE]\n\n")
+        await stopping
+        assert engine.requests == 1
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await c.http.get(f"{url}/health")
+
+
 async def test_statuses_and_silence_take_a_worker_out(tmp_path: Path) -> None:
     ahead = [0.0]
     async with queen_in(tmp_path, clock=lambda: time.monotonic() + ahead[0]) as c, MockEngine() as engine:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rbee.adapters.secrets import Token
 from rbee.contracts import codec
-from rbee.contracts.configs import KnownHive
+from rbee.contracts.configs import KnownHive, config_digest
 from rbee.contracts.heartbeat import CapabilityChanges, HiveHeartbeat, MonitorData, WorkerChange
 from rbee.contracts.operations import OPERATIONS
 from rbee.contracts.operations.hives import HiveCheckResponse
@@ -20,7 +20,7 @@ from rbee.daemons.app import free_port
 from rbee.daemons.jobs import JobContext
 from rbee.daemons.queen.hives import queen_url_for
 from tests.support.mock_engine import MockEngine, Script
-from tests.support.queen import FakeHive, beat, eventually, queen_config, queen_in, record
+from tests.support.queen import MODEL, FakeHive, beat, eventually, queen_config, queen_in, record
 
 TOKEN = Token("the-secret-of-the-fleet")
 
@@ -59,6 +59,27 @@ async def test_a_hive_that_is_down_is_tried_until_it_answers(tmp_path: Path) -> 
             await eventually(lambda: c.queen.hives.by_id["h1"].capabilities)
             found = (await c.run("HiveList", status="online"))["result"]["hives"]
             assert [h["error"] for h in found] == [None]
+
+
+async def test_a_reload_finds_new_hives_and_forgets_old_ones(tmp_path: Path) -> None:
+    first, second = FakeHive(hive_id="h1"), FakeHive(hive_id="h2")
+    async with first.run(tmp_path), second.run(tmp_path):
+        settings = [queen_config(hives=(first.known,))]
+        async with queen_in(tmp_path, settings[0], reread=lambda: settings[-1]) as c:
+            await eventually(lambda: first.asked)
+            for hives in ((first, second), (second,)):
+                settings.append(queen_config(hives=tuple(h.known for h in hives), aliases={"new": (MODEL,)}))
+                async with c.http.post(f"{c.url}/v1/queen/reload") as answer:
+                    assert (await answer.json())["config_digest"] == config_digest(settings[-1])
+                await eventually(lambda: second.asked)
+                found = (await c.run("HiveList"))["result"]["hives"]
+                assert [h["hive_id"] for h in found] == [h.hive_id for h in hives]
+            assert len(first.asked) == len(second.asked) == 1
+            assert {m["id"] for m in (await c.get("/v1/models"))["data"]} == {MODEL, "new"}
+            moved = KnownHive(hive_id="h2", url=first.known.url)
+            settings.append(queen_config(hives=(moved,)))
+            c.queen.reload_quietly()
+            await eventually(lambda: "is the hive 'h1'" in (c.queen.hives.by_id["h2"].error or ""))
 
 
 async def test_a_silent_hive_is_asked_again(tmp_path: Path) -> None:
@@ -106,6 +127,7 @@ async def test_an_operation_of_a_hive_runs_there_and_is_told_here(tmp_path: Path
         assert [e["actor"] for e in events] == ["hive/h1", "hive/h1", "queen"]
         assert {e["job_id"] for e in events} == {job["job_id"]}
         assert events[0]["step"] == 1
+        assert events[1]["message"] == "Done; token=[redacted]"
         assert events[0]["child_job_id"] != job["job_id"]
 
 
