@@ -6,13 +6,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rbee.adapters.paths import Paths
 from rbee.adapters.shipped import providers_dir
-from rbee.adapters.yaml_source import YamlFiles
-from rbee.fleet.load import Loaded, load
+
+if TYPE_CHECKING:
+    from rbee.fleet.load import Loaded
 
 DEFAULT_FILE = Path("rbee.yaml")
 
@@ -48,6 +50,10 @@ def engine_dirs(paths: Paths) -> list[Path]:
 
 def load_file(file: Path, environment: Mapping[str, str] | None = None) -> Loaded:
     """The checked fleet in `file`. Raises ProblemsError with everything that is wrong."""
+    # Here, not above: what reads no file (`rbee status`) need not wait for the schema's library.
+    from rbee.adapters.yaml_source import YamlFiles
+    from rbee.fleet.load import load
+
     return load(
         file,
         os.environ if environment is None else environment,

@@ -20,7 +20,6 @@ from rbee.adapters.local_shell import LocalShell
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.adapters.queen_api import HttpQueenApi
 from rbee.adapters.secrets import load_token, make_token, write_secret
-from rbee.adapters.ssh import SshShell
 from rbee.contracts import codec
 from rbee.contracts.configs import QueenConfig
 from rbee.core.errors import RbeeError
@@ -51,7 +50,7 @@ class RealMachines:
     def shell(self, hive: HiveSpec) -> Shell:
         with self._lock:
             if hive.name not in self._shells:
-                self._shells[hive.name] = LocalShell(hive.name) if hive.ssh is None else SshShell(hive.name, hive.ssh)
+                self._shells[hive.name] = _open(hive)
             return self._shells[hive.name]
 
     def hive_api(self, hive: HiveSpec, url: str) -> HiveApi:
@@ -68,6 +67,15 @@ class RealMachines:
             shells, self._shells = list(self._shells.values()), {}
         for shell in shells:
             shell.close()
+
+
+def _open(hive: HiveSpec) -> Shell:
+    if hive.ssh is None:
+        return LocalShell(hive.name)
+    # Here, not above: fleets of one machine need no SSH library.
+    from rbee.adapters.ssh import SshShell
+
+    return SshShell(hive.name, hive.ssh)
 
 
 class RealHome:
