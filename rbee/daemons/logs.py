@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
+import os
+import shutil
+import stat
 import sys
 import traceback
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-from rbee.contracts import codec
+from rbee.contracts import codec, defaults
 from rbee.core.redact import Redactor
 
 #: The job that the current task works for; empty outside of one.
@@ -41,9 +47,38 @@ class Lines(logging.Formatter):
         return codec.encode(line).decode()
 
 
+if TYPE_CHECKING:
+    _ToStream = logging.StreamHandler[TextIO]
+else:  # Python 3.10 knows no parameter of it
+    _ToStream = logging.StreamHandler
+
+
+class Bounded(_ToStream):
+    """Writes to a stream; when that is a file which has grown beyond `limit`, it starts anew.
+
+    What it held is kept beside it as `NAME.1` where the system tells its name (Linux). For daemons whose supervisor
+    gave them a file for a stderr: nobody else turns it over. The file must be open for appending.
+    """
+
+    def __init__(self, stream: TextIO, limit: int = defaults.LOG_BYTES) -> None:
+        super().__init__(stream)
+        self._limit = limit
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        with contextlib.suppress(OSError, ValueError):
+            fd = self.stream.fileno()
+            found = os.fstat(fd)
+            if stat.S_ISREG(found.st_mode) and found.st_size > self._limit:
+                with contextlib.suppress(OSError):
+                    path = Path(f"/proc/self/fd/{fd}").readlink()
+                    shutil.copyfile(path, f"{path}.1")
+                os.ftruncate(fd, 0)
+
+
 def configure(actor: str, *, secrets: Iterable[str] = (), level: str = "INFO") -> None:
     """Sends this process's log to stderr. Called once, by a composition root; replaces earlier handlers."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Bounded(sys.stderr)
     handler.setFormatter(Lines(actor, Redactor(secrets)))
     root = logging.getLogger()
     for old in list(root.handlers):
