@@ -64,17 +64,37 @@ def listener(listen: str, token: Token | None) -> Listener:
     return Listener(host, port, token)
 
 
+#: Names that only a private network's own resolver answers for.
+_PRIVATE = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+_private_hosts: set[str] = set()
+
+
+def is_private_name(host: str) -> bool:
+    """Whether a `Host` header names no site of the internet: an address, a bare name, a private network's name.
+
+    A site whose name is pointed at 127.0.0.1 after its page was loaded would else read everything here.
+    """
+    name = _hostname(f"//{host}")
+    if not name:
+        return not host
+    if "." not in name or name.endswith(_PRIVATE):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def authorize(request: web.Request, token: Token | None) -> None:
     """Lets the request pass or raises Unauthorized.
 
-    Without a token (loopback) only a web page from elsewhere is refused: a browser would else let any site
-    that its user visits start jobs here. The cost is one or two header look-ups.
+    Without a token (loopback) only what a web page from elsewhere makes a browser send is refused: else any site
+    that this machine's user visits could start jobs here and read their results. The cost is two header look-ups.
     """
     headers = request.headers
     if token is None:
-        origin = headers.get("Origin")
-        if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
-            raise Unauthorized("Requests from web pages of other sites are not served here.", code="foreign_origin")
+        _refuse_foreign_pages(headers.get("Origin"), headers.get("Host", ""))
         return
     said = headers.get("Authorization")
     if said is not None and said[:7].lower() == "bearer ":
@@ -85,3 +105,24 @@ def authorize(request: web.Request, token: Token | None) -> None:
     raise Unauthorized(
         "This address wants the fleet's token.", mend="Send it as `Authorization: Bearer ...` or `x-api-key`."
     )
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _refuse_foreign_pages(origin: str | None, host: str) -> None:
+    if origin is not None and not is_loopback(_hostname(origin)):
+        raise Unauthorized("Requests from web pages of other sites are not served here.", code="foreign_origin")
+    if host not in _private_hosts:
+        if not is_private_name(host):
+            raise Unauthorized(
+                f"{host[:100]!r} is not a name of this machine.",
+                code="foreign_host",
+                mend="Behind a proxy, let it send `Host: localhost`.",
+            )
+        if len(_private_hosts) < 256:
+            _private_hosts.add(host)

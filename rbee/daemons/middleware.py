@@ -24,6 +24,7 @@ WebHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger(__name__)
 
 _STATUS_OF_CODE = {
+    "foreign_host": 403,
     "foreign_origin": 403,
     "too_large": 413,
     "rate_limited": 429,

@@ -89,9 +89,23 @@ async def test_the_listener_decides_whether_a_token_is_wanted() -> None:
 
 async def test_a_web_page_of_another_site_cannot_use_the_open_listener() -> None:
     async with serving() as (server, http):
-        for origin, status in (("https://evil.example", 401), ("null", 401), ("http://localhost:5173", 200)):
-            async with http.post(f"{server.urls[0]}/echo", headers={"Origin": origin}) as answer:
-                assert (answer.status == 200) == (status == 200), origin
+        cases = [
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Origin": "http://[evil"}, 403),
+            ({"Host": "[evil"}, 403),
+            ({"Origin": "http://localhost:5173"}, 200),
+            ({"Host": "evil.example:7833"}, 403),
+            ({"Host": "127.0.0.1.evil.example"}, 403),
+            ({"Host": "localhost:7833"}, 200),
+            ({"Host": "192.168.1.10"}, 200),
+            ({"Host": "[::1]:7833"}, 200),
+            ({"Host": "workstation.home.arpa"}, 200),
+            ({"Host": "workstation"}, 200),
+        ]
+        for headers, status in cases:
+            async with http.post(f"{server.urls[0]}/echo", headers=headers) as answer:
+                assert answer.status == status, headers
 
 
 @pytest.mark.parametrize("code", ERRORS)
