@@ -78,6 +78,7 @@ def make_desired(inputs: Inputs) -> Desired:
                 drafts[running[worker_id]].held.append(worker_id)
     for name, draft in drafts.items():
         problems.extend(_memory(name, draft, actual))
+        problems.extend(_threads(name, draft, actual))
     return Desired(
         fleet=spec.fleet,
         queen=QueenWanted(
@@ -238,6 +239,26 @@ def _lacking(provider: EngineProvider, hive: str, seen: HiveActual, subject: str
         if library in seen.missing_libraries
     )
     return out
+
+
+def _threads(name: str, draft: _Draft, actual: Actual) -> list[Problem]:
+    """More threads than cores make every CPU worker many times slower: a hive refuses that, and so does the plan."""
+    seen = actual.hives.get(name)
+    if not isinstance(seen, HiveActual):
+        return []
+    cores = next((d.cores for d in seen.devices if d.device_type == "cpu"), None)
+    wanted = sum(w.options.threads or 1 for w in draft.workers if w.device.startswith("cpu"))
+    if not cores or wanted <= cores:
+        return []
+    draft.workers = [w for w in draft.workers if _runs(seen, w.worker_id)]
+    return [
+        Problem(
+            summary=f"Not enough CPU cores on hive {name!r}",
+            detail=f"Its CPU workers take {wanted} threads at the least; the machine has {cores} cores.",
+            mend="Use fewer replicas or threads (`options: {parallel: N}` serves more at once), or another hive.",
+            subject=f"hives.{name}",
+        )
+    ]
 
 
 def _memory(name: str, draft: _Draft, actual: Actual) -> list[Problem]:

@@ -30,7 +30,9 @@ class Heartbeat:
         self._headers = {"Content-Type": "application/json", **(token.header if token is not None else {})}
         self._state = state
         self._interval = interval
-        self._news = asyncio.Event()
+        self._news, self._urgent = asyncio.Event(), asyncio.Event()
+        self._said = ""
+        self._one_by_one = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._task: asyncio.Task[None] | None = None
         self._reached: bool | None = None
@@ -40,7 +42,7 @@ class Heartbeat:
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=defaults.HEARTBEAT_TIMEOUT), trust_env=False
         )
-        self._state.listen(self._news.set)
+        self._state.listen(self._heard)
         self._task = asyncio.create_task(self._run())
 
     async def say_now(self) -> None:
@@ -61,24 +63,44 @@ class Heartbeat:
         backoff = defaults.BACKOFF_FIRST
         while True:
             self._news.clear()
+            self._urgent.clear()
+            self._said = self._phase()
             if await self._send():
                 backoff = defaults.BACKOFF_FIRST
-                await asyncio.sleep(SHORTEST)
-                try:
-                    await asyncio.wait_for(self._news.wait(), self._interval)
-                except (asyncio.TimeoutError, TimeoutError):
-                    pass
+                await self._pause()
             else:
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, defaults.BACKOFF_MAX)
+
+    def _phase(self) -> str:
+        status = self._state.status
+        return "serving" if status in ("ready", "busy") else status
+
+    def _heard(self) -> None:
+        self._news.set()
+        if self._phase() != self._said:
+            self._urgent.set()
+
+    async def _pause(self) -> None:
+        """Until there is something to say: another phase at once, another load at most every `SHORTEST` seconds."""
+        for news, longest in ((self._urgent, SHORTEST), (self._news, self._interval)):
+            try:
+                await asyncio.wait_for(news.wait(), longest)
+            except (asyncio.TimeoutError, TimeoutError):
+                continue
+            return
 
     async def _send(self) -> bool:
         """Whether the queen took it. Says only what changed in the log, not every try."""
         assert self._session is not None
         try:
-            async with self._session.post(
-                self._url, data=codec.encode(self._state.heartbeat()), headers=self._headers
-            ) as answer:
+            # One at a time: the last one and a sudden one share the connection, in order.
+            async with (
+                self._one_by_one,
+                self._session.post(
+                    self._url, data=codec.encode(self._state.heartbeat()), headers=self._headers
+                ) as answer,
+            ):
                 await answer.read()
                 taken, why = answer.status < 300, f"it answered {answer.status}"
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as e:

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 from rbee.contracts import codec
+from rbee.contracts.operations.fleet import Status, StatusResponse
 from rbee.contracts.operations.workers import WorkerProcessDelete, WorkerSpawn
 from rbee.core.actions import Action
 from rbee.core.errors import NotFound, RbeeError
 from rbee.core.records import Mark
 from rbee.core.spec import WorkerOptions
+from rbee.fleet.settings import queen_local_url
 from rbee.fleet.world import Tell, World
+
+#: A ready worker's heartbeat takes milliseconds; longer than this, the queen is the problem, not the worker.
+ROUTABLE_TIMEOUT = 5.0
 
 
 def spawn(world: World, action: Action, tell: Tell) -> None:
@@ -31,6 +36,27 @@ def spawn(world: World, action: Action, tell: Tell) -> None:
         ),
         tell.event,
     )
+    _known_to_the_queen(world, action.name, tell)
+
+
+def _known_to_the_queen(world: World, worker_id: str, tell: Tell) -> None:
+    """Wait until the queen sends requests to a worker that is ready, so that apply ends when clients may begin.
+
+    A queen that is not there is not this action's failure: whatever starts or registers tells of her.
+    """
+    api = world.machines.queen_api(queen_local_url(world.spec))
+    end = world.clock.monotonic() + ROUTABLE_TIMEOUT
+    while not world.stop.is_set():
+        try:
+            found: StatusResponse = api.run(Status())
+        except RbeeError:
+            return
+        if any(w.worker.worker_id == worker_id and w.routable for w in found.workers):
+            return
+        if world.clock.monotonic() > end:
+            tell.note("ready, but the queen has not heard of it yet")
+            return
+        world.clock.sleep(0.1)
 
 
 def replace(world: World, action: Action, tell: Tell) -> None:
