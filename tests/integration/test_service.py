@@ -170,6 +170,9 @@ def test_from_a_bundle_to_a_running_hive(machine: Machine, tmp_path: Path) -> No
     argv = Path(f"/proc/{started['pid']}/cmdline").read_bytes().split(b"\0")
     assert argv[0].decode() == release.python
     assert observe(machine.shell, python=sys.executable).capabilities is not None
+    # The installed one knows itself by the same digest, and can be sent on as it is.
+    said = "from rbee.adapters import own_wheel; print(own_wheel.release_id())"
+    assert machine.shell.run([release.python, "-c", said]).out.decode().strip() == release.id
     # Made again without the network: everything is kept.
     again = PipBundler(paths).release(Target.of(facts), Mark(fleet="test"))
     assert [w.sha256 for w in again.wheels] == [w.sha256 for w in bundle.wheels]

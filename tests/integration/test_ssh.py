@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import http.server
+import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -205,6 +207,20 @@ def test_a_lost_connection_is_told_and_the_next_command_connects_again(sshd: Ssh
         # The parent of the command's shell is the sshd of this connection.
         shell.run(["sh", "-c", "kill -9 $PPID; sleep 5"], timeout=20)
     assert shell.run(["echo", "again"]).out == b"again\n"
+
+
+def test_a_machine_that_froze_is_told_within_the_commands_time(sshd: Sshd, shells: list[Shell]) -> None:
+    sshd.start("one")
+    shell = reach(sshd, shells, "one")
+    server = int(shell.run(["sh", "-c", "echo $PPID"]).out)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(RbeeError) as e:
+            shell.run(["true"], timeout=1)
+        assert e.value.code in ("timeout", "unreachable") and "one" in e.value.message
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert shell.run(["true"]).ok
 
 
 class _Hello(http.server.BaseHTTPRequestHandler):
