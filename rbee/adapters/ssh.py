@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import logging
 import shlex
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import paramiko
 from fabric import Config
 
 from rbee.adapters import ssh_config, ssh_open
+from rbee.adapters.ssh_stream import ChannelStream
 from rbee.contracts import defaults
 from rbee.core.errors import RbeeError, Unreachable
 from rbee.core.spec import Ssh
@@ -27,6 +29,11 @@ _CHUNK = 2**18
 _PACKET = 2**15
 #: How long output may lag behind the end of its command before we stop waiting for it.
 _LAG = 1.0
+#: RFC 4254: the server's settings forbid that kind of channel.
+_PROHIBITED = 1
+
+# What paramiko logs, we raise; without a handler Python would print it among our own words.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class SshShell:
@@ -78,10 +85,23 @@ class SshShell:
         try:
             channel = transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=timeout)
         except paramiko.ChannelException as e:
+            if e.code == _PROHIBITED:
+                return self._directly(host, port, timeout)
             raise Unreachable(f"{self.name}: nothing answers at {host}:{port} there ({e.text}).") from None
         except (paramiko.SSHException, OSError, EOFError) as e:
             raise Unreachable(f"{self.name}: {e or 'the SSH connection was lost'}.") from None
         return cast(Stream, ChannelStream(channel))
+
+    def _directly(self, host: str, port: int, timeout: float) -> Stream:
+        """Without SSH, where its server forbids forwarding: the queen reaches that address plainly too."""
+        try:
+            return cast(Stream, socket.create_connection((host, port), timeout=timeout))
+        except OSError as e:
+            raise Unreachable(
+                f"{self.name}: its sshd forbids forwarding, and {host}:{port} cannot be reached from here "
+                f"({e.strerror or e}).",
+                mend="Set `AllowTcpForwarding yes` in its sshd_config, or open that port to this machine.",
+            ) from None
 
     def close(self) -> None:
         with self._lock:
@@ -244,48 +264,3 @@ def chunks(preamble: bytes, parts: Sequence[Part], on_progress: OnProgress | Non
                 done += len(chunk)
                 if on_progress:
                     on_progress(done, total)
-
-
-class ChannelStream:
-    """A channel as `http.client` wants its socket: it stays open until its readers are closed too."""
-
-    def __init__(self, channel: paramiko.Channel) -> None:
-        self._channel = channel
-        self._users = 1
-
-    def sendall(self, data: bytes) -> None:
-        self._channel.sendall(data)
-
-    def settimeout(self, seconds: float | None) -> None:
-        self._channel.settimeout(seconds)
-
-    def makefile(self, mode: str = "rb", *_: Any, **__: Any) -> BinaryIO:
-        self._users += 1
-        return cast(BinaryIO, io.BufferedReader(_ChannelReader(self._channel, self._release)))
-
-    def close(self) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        self._users -= 1
-        if self._users == 0:
-            self._channel.close()
-
-
-class _ChannelReader(io.RawIOBase):
-    def __init__(self, channel: paramiko.Channel, release: Callable[[], None]) -> None:
-        self._channel = channel
-        self._release = release
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        data = self._channel.recv(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._release()

@@ -182,6 +182,7 @@ def machine_problems(name: str, facts: MachineFacts) -> Iterable[Problem]:
             mend="Use a machine with Linux or macOS.",
             subject=subject,
         )
+    full: set[int] = set()
     for what, disk in facts.disks.items():
         if not disk.writable:
             yield Problem(
@@ -190,7 +191,8 @@ def machine_problems(name: str, facts: MachineFacts) -> Iterable[Problem]:
                 mend="Give this user the right to write there, or set XDG_* for it.",
                 subject=subject,
             )
-        elif disk.free < LEAST_DISK and not facts.releases:
+        elif disk.free < LEAST_DISK and not facts.releases and disk.free >> 20 not in full:
+            full.add(disk.free >> 20)  # as much free to the megabyte: the same disk, told once
             yield Problem(
                 summary=f"Hive {name!r} has too little disk",
                 detail=f"{disk.path} has {disk.free / 2**20:.0f} MB free; rbee needs {LEAST_DISK / 2**20:.0f} MB.",

@@ -12,13 +12,13 @@ from rbee.core.actual import HiveActual
 from rbee.core.desired import Desired
 from rbee.core.digest import digest
 from rbee.core.plan import Plan, make_plan
-from rbee.core.problems import Problem
 from rbee.core.providers import EngineProvider
 from rbee.core.spec import Spec
+from rbee.fleet import reach
 from rbee.fleet.desired import Inputs, Predict, make_desired
 from rbee.fleet.observe import Machines, Survey, survey
 from rbee.fleet.ports import Bundler
-from rbee.fleet.settings import hive_config, is_loopback, queen_config, split_address
+from rbee.fleet.settings import hive_config, queen_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,7 @@ def make(
     spec = request.spec
     libraries = {name for p in request.providers for name in p.needs.libraries}
     seen = survey(spec, machines, libraries=libraries, parallelism=request.parallelism, told=told)
+    seen = reach.without_cut_off(spec, seen, request.addresses)
     hives = {n: a for n, a in seen.actual.hives.items() if isinstance(a, HiveActual)}
     configs = {
         name: hive_config(
@@ -76,6 +77,7 @@ def make(
     queen = queen_config(
         spec, seen.actual.hives, seen.queen_config, token_file=request.token_file, release=bundler.release_id
     )
+    queen, unheard = reach.bindable(spec, queen, request.addresses)
     if request.destroy:
         desired = Desired(fleet=spec.fleet, queen=None, keep_models=request.keep_models)
     else:
@@ -93,35 +95,8 @@ def make(
                 files=request.files,
             )
         )
-        desired = replace(desired, problems=(*desired.problems, *_unroutable(spec, queen, hives, request.addresses)))
+        desired = replace(desired, problems=(*desired.problems, *unheard))
     local = spec.local_hive
     plan = make_plan(desired, seen.actual, local.name if local else None)
     plan = replace(plan, made_from=digest([plan.made_from, request.token_digest], 64))
     return Planned(plan=plan, spec=spec, survey=seen, queen_config=queen, hive_configs=configs)
-
-
-def _unroutable(
-    spec: Spec, queen: QueenConfig, hives: Mapping[str, HiveActual], addresses: frozenset[str]
-) -> list[Problem]:
-    """Addresses of the queen that hives would be told, and that are not this machine's."""
-    out = []
-    for listen in queen.fleet_listen:
-        host = split_address(listen)[0]
-        if host not in addresses and not is_loopback(host):
-            via = [n for n, a in hives.items() if a.controller_address == host]
-            out.append(
-                Problem(
-                    summary=f"The queen cannot listen on {host}, which is not an address of this machine",
-                    detail=(
-                        f"Hives ({', '.join(via)}) see this machine as {host}: it is behind NAT or a jump host."
-                        if via
-                        else "`queen.advertise` names it."
-                    ),
-                    mend=(
-                        "Set `queen.listen: 0.0.0.0:PORT` and `queen.advertise:` to an address of this machine "
-                        "that those hives can reach."
-                    ),
-                    subject="queen",
-                )
-            )
-    return out

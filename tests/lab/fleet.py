@@ -6,14 +6,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import subprocess
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.rbee_cli import RbeeHome, free_port, free_range, until
+from tests.support.rbee_cli import Ran, RbeeHome, free_port, free_range, until
 
 from .lab import Lab
 
@@ -28,6 +31,58 @@ class Answer:
     text: str
 
 
+class Applying:
+    """An `rbee apply -o json` that runs meanwhile: wait for one of its events, do harm, see how it ends."""
+
+    def __init__(self, home: RbeeHome, *args: str) -> None:
+        self.process = home.start("apply", "--auto-approve", "-o", "json", *args)
+        self.events: list[dict[str, Any]] = []
+        self._errors: list[bytes] = []
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._out, self._err)]
+        for reader in self._readers:
+            reader.start()
+
+    def _out(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self.events.append(json.loads(line))
+
+    def _err(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            self._errors += lines
+
+    def until(self, type: str, seconds: float = 60, **about: Any) -> dict[str, Any]:
+        """The first event of that type with those fields."""
+        wanted = {"type": type, **about}
+
+        def seen() -> dict[str, Any] | None:
+            found = next((e for e in self.events if wanted.items() <= e.items()), None)
+            assert found or self._readers[0].is_alive(), f"it ended without {wanted}: {self.events}\n{self._errors!r}"
+            return found
+
+        event: dict[str, Any] = until(seen, f"{wanted}", seconds)
+        return event
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self, rc: int | None = None, seconds: float = 120) -> Ran:
+        """Wait for its end; another status than `rc` is a failure that shows all events."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"it does not end: {self.events[-20:]}") from None
+        for reader in self._readers:
+            reader.join(10)
+        ran = Ran(code, "\n".join(map(json.dumps, self.events)), b"".join(self._errors).decode())
+        assert rc is None or code == rc, f"{code}\n{ran.out}\n{ran.err}"
+        return ran
+
+
 @dataclass(slots=True)
 class Fleet:
     """`home.run("apply", ...)` acts on the lab's hosts."""
@@ -35,22 +90,41 @@ class Fleet:
     lab: Lab
     home: RbeeHome
 
-    def write(self, hosts: Sequence[str], *, more: str = "", hive_more: str = "") -> None:
-        """One model and one worker for each host (`m-h1`, `w-h1`), so that each can be asked by name."""
+    def write(
+        self,
+        hosts: Sequence[str],
+        *,
+        more: str = "",
+        hive_more: str = "",
+        ssh: Mapping[str, str] | None = None,
+        sources: Mapping[str, str] | None = None,
+    ) -> None:
+        """One model and one worker for each host (`m-h1`, `w-h1`), so that each can be asked by name.
+
+        `ssh` and `sources` say, by host, how it is reached and where its model is from.
+        """
+        ways, from_where = ssh or {}, sources or {}
         lines = [
             "version: 1",
             f"fleet: lab{self.lab.id}",
             f'queen: {{listen: "127.0.0.1:{self.home.queen}"}}',
             "hives:",
         ]
-        lines += [f"  {h}: {{ssh: {h}{hive_more}}}" for h in hosts]
-        lines += ["models:", *(f"  m-{h}: {{source: builtin:bee-tiny}}" for h in hosts)]
+        lines += [f"  {h}: {{ssh: {ways.get(h, h)}{hive_more}}}" for h in hosts]
+        lines += ["models:", *(f"  m-{h}: {{source: '{from_where.get(h, 'builtin:bee-tiny')}'}}" for h in hosts)]
         lines += ["workers:"]
         lines += [f"  w-{h}: {{model: m-{h}, hive: {h}, device: cpu, options: {{context_length: 256}}}}" for h in hosts]
         self.home.yaml.write_text("\n".join([*lines, more]) + "\n")
 
     def apply(self, rc: int | None = 0, *args: str) -> Any:
         return self.home.run("apply", "--auto-approve", *args, rc=rc, timeout=300)
+
+    def applying(self, *args: str) -> Applying:
+        return Applying(self.home, *args)
+
+    def plan(self, *args: str) -> Ran:
+        """`rbee plan -o json`."""
+        return self.home.run("plan", "-o", "json", *args)
 
     def ask(self, host: str) -> Answer:
         """One answer of a host's own worker, through the queen."""
@@ -83,6 +157,11 @@ class Fleet:
         command = "tail -n 20 ~/.local/state/rbee/*.log ~/.local/state/rbee/workers/*/*.log"
         return self.lab.hosts[host].exec(["sh", "-c", f"HOME=/home/bee; {command}"], check=False).stdout
 
+    def left(self, host: str) -> list[str]:
+        """Every file of rbee's on a host, logs and lock files not counted."""
+        command = "find /home/bee -path '*rbee*' -type f ! -name '*.log' ! -name '*.lock' | sort"
+        return self.lab.hosts[host].exec(["sh", "-c", command], user="root").stdout.split()
+
     def pids(self, host: str) -> dict[str, list[int]]:
         """Pids on a host of its hive, its workers and their engines."""
         found: dict[str, list[int]] = {"hive": [], "worker": [], "engine": []}
@@ -114,8 +193,9 @@ def fleet_of(lab: Lab, root: Path) -> Iterator[Fleet]:
 
 
 def _wipe(host: Any) -> None:
-    for pid in host.pids("rbee"):
-        with contextlib.suppress(Exception):
-            host.kill(pid)
+    for process in host.processes():
+        if "rbee" in " ".join(process.argv):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.outer, signal.SIGKILL)
     folders = [f"/home/bee/{p}/rbee" for p in (".config", ".cache", ".local/share", ".local/state")]
     host.exec(["rm", "-rf", *folders], check=False)
