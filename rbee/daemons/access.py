@@ -13,7 +13,17 @@ from aiohttp import web
 from rbee.adapters.secrets import Token, load_token
 from rbee.core.errors import InvalidRequest, RbeeError, Unauthorized
 
-__all__ = ["Access", "Listener", "Token", "authorize", "is_loopback", "listener", "load_token", "split_address"]
+__all__ = [
+    "Access",
+    "Listener",
+    "Token",
+    "authorize",
+    "is_loopback",
+    "listener",
+    "load_token",
+    "shows",
+    "split_address",
+]
 
 #: `open` routes answer anyone (`/health`, `/readyz`); `token` routes as the listener says.
 Access = Literal["token", "open"]
@@ -96,15 +106,19 @@ def authorize(request: web.Request, token: Token | None) -> None:
     if token is None:
         _refuse_foreign_pages(headers.get("Origin"), headers.get("Host", ""))
         return
-    said = headers.get("Authorization")
+    if not shows(request, token):
+        raise Unauthorized(
+            "This address wants the fleet's token.", mend="Send it as `Authorization: Bearer ...` or `x-api-key`."
+        )
+
+
+def shows(request: web.Request, token: Token) -> bool:
+    """Whether the request carries the token."""
+    said = request.headers.get("Authorization")
     if said is not None and said[:7].lower() == "bearer ":
-        if token.matches(said[7:].strip()):
-            return
-    elif (key := headers.get("x-api-key")) is not None and token.matches(key):
-        return
-    raise Unauthorized(
-        "This address wants the fleet's token.", mend="Send it as `Authorization: Bearer ...` or `x-api-key`."
-    )
+        return token.matches(said[7:].strip())
+    key = request.headers.get("x-api-key")
+    return key is not None and token.matches(key)
 
 
 def _hostname(url: str) -> str:

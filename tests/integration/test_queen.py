@@ -28,7 +28,7 @@ async def error_of(answer: aiohttp.ClientResponse) -> dict[str, Any]:
 
 
 async def test_an_answer_says_who_gave_it_and_passes_unchanged(tmp_path: Path) -> None:
-    async with queen_in(tmp_path, token=TOKEN) as c, workers(c, "w1") as (engine,):
+    async with queen_in(tmp_path, token=TOKEN) as c, workers(c, "w1", token=TOKEN) as (engine,):
         async with c.chat(unknown_field={"a": 1}, headers={"X-Request-Id": "mine-1"}) as answer:
             assert answer.status == 200
             assert (await answer.json())["choices"][0]["message"]["content"] == "hello"
@@ -283,6 +283,22 @@ async def test_the_fleets_listener_wants_the_token(tmp_path: Path) -> None:
             assert answer.status == 401
             assert answer.headers["WWW-Authenticate"] == "Bearer"
             assert (await error_of(answer))["code"] == "unauthorized"
+
+
+async def test_the_fleets_token_is_shown_to_no_stranger(tmp_path: Path) -> None:
+    async with queen_in(tmp_path, token=TOKEN) as c, MockEngine() as stranger, MockEngine() as worker:
+        await c.heartbeat(beat("w1", stranger.port))
+        async with c.chat() as answer:
+            assert answer.status == 200
+        await c.run("Infer", model=MODEL, prompt="x")
+        assert [s.header("authorization") for s in stranger.seen] == [[], []]
+        await c.heartbeat(beat("w1", worker.port), TOKEN)
+        await c.heartbeat(beat("w1", stranger.port, started_at="2027-01-01T00:00:00Z"))
+        await c.heartbeat(beat("w2", worker.port, started_at="2027-01-01T00:00:00Z", status="failed"))
+        async with c.chat() as answer:
+            assert answer.status == 200
+        assert len(stranger.seen) == 2
+        assert worker.seen[0].header("authorization") == ["Bearer the-secret-of-the-fleet"]
 
 
 async def test_infer_narrates_tokens_and_counts_them(tmp_path: Path) -> None:

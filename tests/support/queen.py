@@ -72,8 +72,10 @@ class Client:
     def url(self) -> str:
         return self.queen.local_url
 
-    async def heartbeat(self, said: WorkerHeartbeat) -> int:
-        async with self.http.post(f"{self.url}/v1/worker-heartbeat", data=codec.encode(said)) as answer:
+    async def heartbeat(self, said: WorkerHeartbeat, token: Token | None = None) -> int:
+        headers = token.header if token is not None else {}
+        url = f"{self.url}/v1/worker-heartbeat"
+        async with self.http.post(url, data=codec.encode(said), headers=headers) as answer:
             return answer.status
 
     def chat(self, model: str | None = MODEL, *, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
@@ -115,12 +117,14 @@ async def queen_in(
 
 
 @contextlib.asynccontextmanager
-async def workers(client: Client, *names: str, **changes: Any) -> AsyncIterator[list[MockEngine]]:
+async def workers(
+    client: Client, *names: str, token: Token | None = None, **changes: Any
+) -> AsyncIterator[list[MockEngine]]:
     """Mock workers that have told the queen that they are ready."""
     async with contextlib.AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(MockEngine()) for _ in names]
         for name, engine in zip(names, engines, strict=True):
-            assert await client.heartbeat(beat(name, engine.port, **changes)) == 200
+            assert await client.heartbeat(beat(name, engine.port, **changes), token) == 200
         yield engines
 
 

@@ -136,6 +136,7 @@ class QueenDaemon:
             catalog=self.catalog,
             dispatcher=dispatcher,
             metrics=self.metrics,
+            token=self._token,
             info=self.info,
             reload=self.reload,
         )

@@ -54,6 +54,7 @@ class Dispatcher:
         self.metrics = metrics
         self._prober = prober
         self._clock = clock
+        #: For workers that are trusted with it.
         self.worker_headers = [(b"Authorization", f"Bearer {token.reveal()}".encode())] if token is not None else []
         self._prefix = f"req{secrets.token_hex(6)}"
         self._ids = itertools.count(1)
@@ -73,7 +74,7 @@ class Dispatcher:
                 raise BadBody("The request names no model.", "missing_model", "model")
             models = self.catalog.resolve(name)
             raw_id = request_id.encode("latin-1", "replace")
-            own = [(b"X-Request-Id", raw_id), *self.worker_headers]
+            own = [(b"X-Request-Id", raw_id)]
             ends: float | None = None
             if "X-Deadline" in headers or "X-Request-Timeout" in headers:
                 ends, line = deadline_of(headers, arrived, time.time)
@@ -107,7 +108,7 @@ class Dispatcher:
                     request,
                     upstream=worker.upstream,
                     body=body,
-                    headers=headers,
+                    headers=[*self.worker_headers, *headers] if worker.trusted else headers,
                     extra_headers=(
                         (b"X-Request-Id", request_id),
                         *worker.headers,

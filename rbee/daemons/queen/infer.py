@@ -86,7 +86,7 @@ class InferHandler:
             target=_TARGET,
             body=body,
             headers=[
-                *self._dispatcher.worker_headers,
+                *(self._dispatcher.worker_headers if worker.trusted else ()),
                 (b"Content-Type", b"application/json"),
                 (b"Accept", b"text/event-stream"),
                 (b"X-Request-Id", job_id),

@@ -33,12 +33,15 @@ class Worker:
         "picked",
         "slots",
         "status",
+        "trusted",
         "unreachable",
         "upstream",
         "worker_id",
     )
 
-    def __init__(self, beat: WorkerHeartbeat, now: float) -> None:
+    def __init__(self, beat: WorkerHeartbeat, now: float, trusted: bool) -> None:
+        #: Whether it may be shown the fleet's token: it has shown it itself, or a hive of the fleet told of it.
+        self.trusted = trusted
         self.in_flight = 0
         self.picked = 0
         self.unreachable: str | None = None
@@ -101,17 +104,18 @@ class Registry:
         self.generation = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
-    def heartbeat(self, beat: WorkerHeartbeat) -> Worker | None:
+    def heartbeat(self, beat: WorkerHeartbeat, trusted: bool = True) -> Worker | None:
         """Takes in what a worker says of itself: it lives, so it is reachable from its side at least.
 
-        None when it is ignored: an older process of the same id. Raises InvalidRequest for a bad URL.
+        `trusted`: it has shown the fleet's token (or there is none). None when it is ignored: an older process of
+        the same id, or one without the token that takes a trusted one's place. Raises InvalidRequest for a bad URL.
         """
         known = self.workers.get(beat.worker_id)
-        if known is not None and beat.started_at < known.beat.started_at:
+        if known is not None and (beat.started_at < known.beat.started_at or (known.trusted and not trusted)):
             return None
         now = self._clock()
-        if known is None or known.beat.started_at != beat.started_at:
-            known = self._add(Worker(beat, now))
+        if known is None or known.beat.started_at != beat.started_at or known.trusted != trusted:
+            known = self._add(Worker(beat, now, trusted))
             self._evict(known)
         elif known.beat.model == beat.model and known.beat.url == beat.url:
             known.update(beat, now)
@@ -135,7 +139,7 @@ class Registry:
                     known.unreachable = f"{record.status}: {record.reason or 'says its hive'}"
                     new.append(known)
                 continue
-            worker = self._add(Worker(_beat_of(record, hive_id), self._clock()))
+            worker = self._add(Worker(_beat_of(record, hive_id), self._clock(), trusted=True))
             if not failed:
                 worker.unreachable = PROBED
                 new.append(worker)
@@ -245,7 +249,7 @@ class Registry:
     def _evict(self, newest: Worker) -> None:
         """A port has one owner: a worker that speaks from another's address has taken its place."""
         for other in [w for w in self.workers.values() if w.upstream == newest.upstream and w is not newest]:
-            if other.beat.started_at <= newest.beat.started_at:
+            if other.beat.started_at <= newest.beat.started_at and (newest.trusted or not other.trusted):
                 self.forget(other.worker_id)
 
 

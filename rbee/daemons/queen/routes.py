@@ -11,6 +11,7 @@ from aiohttp import web
 from rbee.contracts import codec
 from rbee.contracts.heartbeat import HiveHeartbeat, WorkerHeartbeat
 from rbee.core.errors import InvalidRequest
+from rbee.daemons.access import Token, shows
 from rbee.daemons.app import Route
 from rbee.daemons.middleware import json_response
 from rbee.daemons.queen.catalog import Catalog
@@ -42,6 +43,7 @@ class Endpoints:
         catalog: Catalog,
         dispatcher: Dispatcher,
         metrics: Metrics,
+        token: Token | None,
         info: Callable[[], dict[str, Any]],
         reload: Callable[[], str],
     ) -> None:
@@ -50,6 +52,7 @@ class Endpoints:
         self._catalog = catalog
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._token = token
         self._info = info
         self._reload = reload
 
@@ -75,7 +78,8 @@ class Endpoints:
         return json_response(self._catalog.entry(request.match_info["name"]))
 
     async def worker_heartbeat(self, request: web.Request) -> web.StreamResponse:
-        taken = self._registry.heartbeat(await _body(WorkerHeartbeat, request))
+        trusted = self._token is None or shows(request, self._token)
+        taken = self._registry.heartbeat(await _body(WorkerHeartbeat, request), trusted)
         return json_response({"status": "ok" if taken is not None else "ignored"})
 
     async def hive_heartbeat(self, request: web.Request) -> web.StreamResponse:
