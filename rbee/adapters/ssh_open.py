@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from rbee.core.errors import RbeeError, Unreachable
 from rbee.core.spec import Ssh
 
 KEEPALIVE = 15
-# What goes wrong is told by our errors; without a handler Python would print paramiko's tracebacks too.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 
 

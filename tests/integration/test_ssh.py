@@ -237,9 +237,10 @@ class _Hello(http.server.BaseHTTPRequestHandler):
 
 def test_http_over_the_connection(sshd: Sshd, shells: list[Shell]) -> None:
     sshd.start("one")
+    sshd.start("mute", more="AllowTcpForwarding no")
     with http.server.HTTPServer(("127.0.0.1", 0), _Hello) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        for shell in (reach(sshd, shells, "one"), LocalShell()):
+        for shell in (reach(sshd, shells, "one"), reach(sshd, shells, "mute"), LocalShell()):
             connection = connection_over(shell, "127.0.0.1", server.server_port, timeout=10)
             connection.request("GET", "/")
             answer = connection.getresponse()

@@ -50,8 +50,17 @@ class Sshd:
         made.known_hosts.write_text("# written by a test\n")
         return made
 
-    def start(self, name: str, *, environment: dict[str, str] | None = None, jump: str = "", trust: bool = True) -> int:
-        """Start one more and name it in the config; `trust` puts its host key into known_hosts."""
+    def start(
+        self,
+        name: str,
+        *,
+        environment: dict[str, str] | None = None,
+        jump: str = "",
+        trust: bool = True,
+        more: str = "",
+    ) -> int:
+        """Start one more and name it in the config; `trust` puts its host key into known_hosts, `more` is
+        a line of its sshd_config."""
         place = self.home / name
         place.mkdir()
         key = make_key(place / "host_key")
@@ -67,6 +76,7 @@ class Sshd:
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
             "PermitRootLogin yes",
+            *([more] if more else []),
             *(["SetEnv " + " ".join(f"{k}={v}" for k, v in environment.items())] if environment else []),
         ]
         (place / "sshd_config").write_text("\n".join(settings) + "\n")
