@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains bee-tiny on a CPU and writes the GGUF files: ``python train.py --steps 3000 --out build``.
+"""Trains bee-tiny on a CPU and writes the GGUF files: ``python train.py --out build``.
 
-Needs `requirements-train.txt`; none of it is needed to run rbee. Two threads, about half an hour.
+Needs `requirements-train.txt`; none of it is needed to run rbee. Two threads, half an hour to an hour.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def train(model: BeeTiny, tokenizer: Tokenizer, steps: int, batch_size: int, rat
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train bee-tiny and write its GGUF files.")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=6144, help="tokens in a batch, padding included")
+    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--batch", type=int, default=4096, help="tokens in a batch, padding included")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("build"))
