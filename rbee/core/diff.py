@@ -95,16 +95,19 @@ def _queen(desired: Desired, actual: Actual, blocked: set[str]) -> Iterator[Acti
     seen, wanted = actual.queen, desired.queen
     if isinstance(seen, Unknown):
         return
+    revived = seen.fleet and not seen.running and _left_here(desired, actual, blocked)
+    if revived:
+        yield new_action(
+            "queen.start", "add", "queen", "not running; her hive must clean up", subject="queen", as_it_was=True
+        )
     if wanted is None:
-        here = [h for h in actual.hives.values() if isinstance(h, HiveActual) and not h.address]
-        if not seen.running and any(leaves_work(h, desired) for h in here) and seen.fleet:
-            yield new_action(
-                "queen.start", "add", "queen", "not running; her hive must clean up", subject="queen", as_it_was=True
-            )
         if seen.running or seen.fleet:
             yield new_action("queen.stop", "remove", "queen", "the fleet is destroyed", subject="queen")
         return
-    yield from _queen_daemon(wanted, seen)
+    if revived:
+        yield new_action("queen.restart", "change", "queen", "her hive is not in this file any more", subject="queen")
+    else:
+        yield from _queen_daemon(wanted, seen)
     online = {h.hive_id for h in seen.hives if h.online} if seen.running else set()
     for hive in wanted.hives:
         if hive not in online and hive not in blocked and not desired.hives[hive].local:
@@ -115,6 +118,15 @@ def _queen(desired: Desired, actual: Actual, blocked: set[str]) -> Iterator[Acti
                 "hive.unregister", "remove", known.hive_id, "not in this file", hive=known.hive_id,
                 subject=f"hives.{known.hive_id}",
             )  # fmt: skip
+
+
+def _left_here(desired: Desired, actual: Actual, blocked: set[str]) -> bool:
+    """Whether this machine's hive is to go and left work behind, which only the queen's process can clean up."""
+    return any(
+        isinstance(h, HiveActual) and not h.address and h.live is None and leaves_work(h, desired)
+        for name, h in actual.hives.items()
+        if name not in desired.hives and name not in blocked
+    )
 
 
 def _queen_daemon(wanted: QueenWanted, seen: QueenActual) -> Iterator[Action]:

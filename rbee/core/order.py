@@ -62,6 +62,8 @@ def _before(first: Action, then: Action, local_hive: str | None, leaving: frozen
     if then.kind == "queen.restart" and first.hive in leaving:
         # The hive ends with the old process: what it has made is cleaned up through it before.
         return first.kind != "hive.unregister"
+    if first.kind == "queen.start" and (then.kind == "queen.restart" or then.hive in leaving):
+        return True  # she was started once more as she was, for the hive in her process to clean up
     if first.kind in QUEEN_UP:
         return then.kind in ("hive.register", "hive.unregister") or (
             local_hive is not None and then.hive == local_hive and then.kind != "engine.install"

@@ -16,6 +16,8 @@ from rbee.core.order import order
 from rbee.core.problems import Problem, ProblemsError, did_you_mean
 from rbee.core.spec import Spec
 
+_NUMBER = "-0123456789"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -65,25 +67,30 @@ def make_plan(desired: Desired, actual: Actual, local_hive: str | None) -> Plan:
 def check_targets(spec: Spec, targets: Sequence[str]) -> None:
     """Raises ProblemsError for targets that name nothing of the file, all at once, with the nearest that would.
 
-    Hives and workers that only exist live (to be removed) are let through when they are no near miss.
+    Hives and workers that only exist live (to be removed) are let through when their name is no near miss of one
+    of the file's; another number at its end (a replica too many) makes it another name, not a near miss.
     """
     known = ["queen", *(f"hives.{h}" for h in spec.hives), *(f"workers.{w}" for w in spec.workers)]
     known += [f"workers.{w.name}-{i}" for w in spec.workers.values() for i in range(w.replicas)]
-    problems = []
-    for target in targets:
-        if target in known or target.startswith(("models.", "engines.")):
-            continue
-        near = did_you_mean(target, known)
-        if near.startswith("Did you mean") or not _plausible(target):
-            problems.append(
-                Problem(
-                    summary=f"--target {target!r} names nothing of this file",
-                    detail="A target is queen, hives.NAME, models.NAME@HIVE, engines.NAME@HIVE or workers.NAME.",
-                    mend=near,
-                )
-            )
+    problems = [
+        Problem(
+            summary=f"--target {target!r} names nothing of this file",
+            detail="A target is queen, hives.NAME, models.NAME@HIVE, engines.NAME@HIVE or workers.NAME.",
+            mend=did_you_mean(target, known),
+        )
+        for target in targets
+        if target not in known and not (_plausible(target) and _only_live(spec, target))
+    ]
     if problems:
         raise ProblemsError(problems)
+
+
+def _only_live(spec: Spec, target: str) -> bool:
+    """Whether a target that the file does not name may be something that is still there, or comes from the file."""
+    kind, _, name = target.partition(".")
+    names = {"hives": list(spec.hives), "workers": list(spec.workers)}.get(kind, [])
+    others = [n for n in names if n.rstrip(_NUMBER) != name.rstrip(_NUMBER)]
+    return not did_you_mean(name, others).startswith("Did you mean")
 
 
 def only(plan: Plan, targets: Sequence[str]) -> Plan:

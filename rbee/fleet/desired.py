@@ -77,8 +77,11 @@ def make_desired(inputs: Inputs) -> Desired:
             if (not usable or len(problems) > before) and running.get(worker_id) in drafts:
                 drafts[running[worker_id]].held.append(worker_id)
     for name, draft in drafts.items():
-        problems.extend(_memory(name, draft, actual))
-        problems.extend(_threads(name, draft, actual))
+        seen = actual.hives.get(name)
+        too_much = [*_memory(name, draft, seen), *_threads(name, draft, seen)] if isinstance(seen, HiveActual) else []
+        if isinstance(seen, HiveActual) and too_much:
+            problems.extend(too_much)
+            _begin_nothing(draft, seen, running, drafts)
     return Desired(
         fleet=spec.fleet,
         queen=QueenWanted(
@@ -241,16 +244,20 @@ def _lacking(provider: EngineProvider, hive: str, seen: HiveActual, subject: str
     return out
 
 
-def _threads(name: str, draft: _Draft, actual: Actual) -> list[Problem]:
+def _begin_nothing(draft: _Draft, seen: HiveActual, running: Mapping[str, str], drafts: Mapping[str, _Draft]) -> None:
+    """Want none of a hive's new workers; what runs stays, here and where a worker would have come from."""
+    for worker in draft.workers:
+        if not _runs(seen, worker.worker_id) and running.get(worker.worker_id) in drafts:
+            drafts[running[worker.worker_id]].held.append(worker.worker_id)
+    draft.workers = [w for w in draft.workers if _runs(seen, w.worker_id)]
+
+
+def _threads(name: str, draft: _Draft, seen: HiveActual) -> list[Problem]:
     """More threads than cores make every CPU worker many times slower: a hive refuses that, and so does the plan."""
-    seen = actual.hives.get(name)
-    if not isinstance(seen, HiveActual):
-        return []
     cores = next((d.cores for d in seen.devices if d.device_type == "cpu"), None)
     wanted = sum(w.options.threads or 1 for w in draft.workers if w.device.startswith("cpu"))
     if not cores or wanted <= cores:
         return []
-    draft.workers = [w for w in draft.workers if _runs(seen, w.worker_id)]
     return [
         Problem(
             summary=f"Not enough CPU cores on hive {name!r}",
@@ -261,12 +268,9 @@ def _threads(name: str, draft: _Draft, actual: Actual) -> list[Problem]:
     ]
 
 
-def _memory(name: str, draft: _Draft, actual: Actual) -> list[Problem]:
-    """Too much for a machine is a problem, and then none of its new workers is begun; those that run stay."""
-    seen = actual.hives.get(name)
-    if not isinstance(seen, HiveActual) or not seen.memory_available or draft.memory <= seen.memory_available:
+def _memory(name: str, draft: _Draft, seen: HiveActual) -> list[Problem]:
+    if not seen.memory_available or draft.memory <= seen.memory_available:
         return []
-    draft.workers = [w for w in draft.workers if _runs(seen, w.worker_id)]
     return [
         Problem(
             summary=f"Not enough memory on hive {name!r}",

@@ -105,11 +105,20 @@ class World:
         """The hive's API, one object for the whole apply."""
         with self.lock:
             if name not in self._apis:
-                hive, seen = self.hive(name), self.seen(name)
-                live = seen.live
-                url = live.url if live is not None and name in self.survey.dropped else hive_url(self.spec, hive, seen)
-                self._apis[name] = self.machines.hive_api(hive, url)
+                self._apis[name] = self.machines.hive_api(self.hive(name), self._url(name))
             return self._apis[name]
+
+    def _url(self, name: str) -> str:
+        """Of a hive that the file dropped, what it tells itself or what the queen's settings say of it."""
+        seen = self.seen(name)
+        if name in self.survey.dropped:
+            if seen.live is not None:
+                return seen.live.url
+            before = self.survey.queen_config
+            for known in before.hives if before else ():
+                if known.hive_id == name:
+                    return known.url
+        return hive_url(self.spec, self.hive(name), seen)
 
     def provider(self, name: str) -> EngineProvider:
         for provider in self.providers:

@@ -10,7 +10,7 @@ from typing import Any
 from rbee.core.actions import Action
 from rbee.core.actual import ALIVE, Actual, HiveActual, HiveLive, KnownTo, QueenActual
 from rbee.core.desired import Desired
-from rbee.core.records import Mark
+from rbee.core.records import WorkerRecord
 from tests.unit.strategies import binary, model, worker
 
 
@@ -25,8 +25,11 @@ def _queen(action: Action, wanted: Desired, seen: Actual) -> Actual:
     queen = seen.queen
     assert isinstance(queen, QueenActual)
     if action.kind == "queen.stop":
-        assert queen.running
+        assert queen.running or queen.fleet, "there are not even settings of hers"
         return replace(seen, queen=QueenActual(running=False))
+    if action.params.get("as_it_was"):
+        assert not queen.running
+        return replace(seen, queen=replace(queen, running=True))
     assert wanted.queen is not None
     assert queen.running == (action.kind != "queen.start")
     known = {h.hive_id: h for h in queen.hives}
@@ -63,7 +66,8 @@ def _registered(action: Action, seen: Actual) -> QueenActual:
         hive = seen.hives[action.name]
         assert isinstance(hive, HiveActual)
         assert hive.live is not None, f"{action.id}: it does not run yet"
-        known[action.name] = replace(known[action.name], online=True)
+        # Settings that are as wanted name it, whatever the strategies made up of what she knows.
+        known[action.name] = KnownTo(hive_id=action.name, url="", online=True)
     return replace(queen, hives=tuple(known.values()))
 
 
@@ -80,7 +84,18 @@ def _daemon(action: Action, wanted: Desired, hive: HiveActual) -> HiveActual:
         ours = hive.release_fleets.keys() - kept.keys()
         assert ours, f"{action.id}: nothing there is ours"
         assert hive.live is None, f"{action.id}: it still runs"
-        return replace(hive, releases=tuple(r for r in hive.releases if r not in ours), release_fleets=kept)
+        return replace(
+            hive,
+            releases=tuple(r for r in hive.releases if r not in ours),
+            release_fleets=kept,
+            workers=tuple(w for w in hive.workers if w.status in ALIVE or not w.mark or w.mark.fleet != wanted.fleet),
+        )
+    if action.params.get("as_it_was"):
+        assert action.kind == "hive.start", action.id
+        assert hive.live is None
+        release = str(action.params["release"])
+        assert hive.release_fleets[release] == wanted.fleet, f"{action.id}: that release is not ours"
+        return replace(hive, live=HiveLive(fleet=wanted.fleet, release=release, config_digest=""))
     want = wanted.hives[action.name]
     assert want.release in hive.releases, f"{action.id}: its release is not there"
     assert (hive.live is None) == (action.kind == "hive.start")
@@ -89,10 +104,9 @@ def _daemon(action: Action, wanted: Desired, hive: HiveActual) -> HiveActual:
 
 
 def _things(action: Action, wanted: Desired, seen: Actual, hive: HiveActual) -> HiveActual:
-    """Engines, models and workers. Engines need no daemon; a machine that is wanted has its daemon by then."""
-    if action.hive in wanted.hives and not action.kind.startswith("engine."):
-        up = seen.queen.running if not hive.address and isinstance(seen.queen, QueenActual) else hive.live is not None
-        assert up, f"{action.id}: its hive does not run yet"
+    """Engines, models and workers. Engines need no daemon; all else needs one, also where nothing is wanted."""
+    if not action.kind.startswith("engine."):
+        assert _up(action, wanted, seen, hive), f"{action.id}: its hive does not run"
     if action.kind.startswith("engine."):
         if action.kind == "engine.install":
             added = binary(action.name, engine=action.params["engine"])
@@ -115,16 +129,26 @@ def _things(action: Action, wanted: Desired, seen: Actual, hive: HiveActual) -> 
         assert any(m.id == p["model"] and m.status == "available" for m in hive.models), f"{action.id}: no model"
         assert any(b.id == p["binary_id"] and b.status == "available" for b in hive.binaries), f"{action.id}: no engine"
         others = [h for n, h in seen.hives.items() if n != action.hive and isinstance(h, HiveActual)]
-        assert not any(w.worker_id == action.name and _stops(w.mark, wanted, h) for h in others for w in h.workers)
+        assert not any(w.worker_id == action.name and _stops(w, wanted, h) for h in others for w in h.workers)
         spawned = worker(action.name, digest=p["digest"], model=p["model"], engine=p["engine"], status="starting")
         hive = replace(hive, workers=_put(hive.workers, spawned, "worker_id"))
     return hive
 
 
-def _stops(mark: Mark | None, wanted: Desired, hive: HiveActual) -> bool:
-    """Whether a worker of ours on a machine that is looked after would be stopped there first."""
+def _up(action: Action, wanted: Desired, seen: Actual, hive: HiveActual) -> bool:
+    if hive.live is not None:
+        return True
+    if hive.address:
+        # Without a release of ours nothing can be started to clean up: such an action fails, and says so.
+        return action.hive not in wanted.hives and wanted.fleet not in hive.release_fleets.values()
+    return isinstance(seen.queen, QueenActual) and (seen.queen.running or not seen.queen.fleet)
+
+
+def _stops(record: WorkerRecord, wanted: Desired, hive: HiveActual) -> bool:
+    """Whether a living worker of ours on a machine that is looked after would be stopped there first."""
     untouched = hive.problems or (hive.live and hive.live.fleet != wanted.fleet) or not hive.address
-    return mark is not None and mark.fleet == wanted.fleet and not untouched
+    ours = record.mark is not None and record.mark.fleet == wanted.fleet
+    return ours and record.status in ALIVE and not untouched
 
 
 def _put(records: tuple[Any, ...], new: Any, key: str) -> tuple[Any, ...]:

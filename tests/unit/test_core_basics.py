@@ -15,6 +15,7 @@ from rbee.core import errors
 from rbee.core.checks import is_loopback, split_address
 from rbee.core.digest import digest
 from rbee.core.document import Document, Node
+from rbee.core.facts import Roots
 from rbee.core.problems import Problem, ProblemsError, Where, did_you_mean
 from rbee.core.providers import EngineProvider, Install, binary_id, fill_command
 from rbee.core.resolve import Places, seconds
@@ -147,3 +148,11 @@ def test_a_document_answers_for_what_is_not_there() -> None:
     assert leaf.child(0) is None
     assert document.where(0) == Where(file="f", line=2, column=3)
     assert not document.broken((0, "no", "no"))
+
+
+def test_where_things_are_on_a_machine() -> None:
+    roots = Roots(config="/c", cache="/k", data="/d", state="/s")
+    assert (roots.releases, roots.engines, roots.models, roots.wheels) == (
+        "/d/releases", "/k/workers", "/k/models", "/k/wheels",
+    )  # fmt: skip
+    assert (roots.token, roots.hive_config, roots.queen_config) == ("/c/token", "/c/hive.json", "/c/queen.json")

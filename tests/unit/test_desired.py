@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,6 +104,20 @@ def test_a_digest_of_the_file_beats_the_lock() -> None:
     of = spec(BOX, workers=[chat(hive="box")])
     of.models["tiny"] = ModelSpec(name="tiny", source="hf:org/tiny.gguf", sha256="b" * 64)
     assert want(of, {"box": bare()}, pinned={"tiny": "a" * 64}).hives["box"].models[0].sha256 == "b" * 64
+
+
+def test_a_changed_local_file_is_another_model_and_another_worker() -> None:
+    def made(files: dict[str, str], **kw: Any) -> tuple[str | None, str]:
+        of = spec(BOX, source="file:/m/t.gguf", workers=[chat(hive="box")])
+        of.models["tiny"] = replace(of.models["tiny"], **kw)
+        hive = want(of, {"box": bare()}, files=files, pinned={"tiny": "f" * 64}).hives["box"]
+        return hive.models[0].sha256, hive.workers[0].digest
+
+    first, second = made({"tiny": "a" * 64}), made({"tiny": "b" * 64})
+    assert (first[0], second[0]) == ("a" * 64, "b" * 64)
+    assert first[1] != second[1]
+    assert made({"tiny": "a" * 64}, sha256="e" * 64)[0] == "e" * 64  # what the file says goes first
+    assert made({}) == ("f" * 64, made({"other": "a" * 64})[1])  # a pin is no reason for a new process
 
 
 @pytest.mark.parametrize(
@@ -215,6 +230,43 @@ def test_memory_that_all_new_cpu_workers_want_together(free: int, predicted: int
     assert (summaries(found) == ["Not enough memory on hive 'box'"]) is problem
     if problem:
         assert found.problems[0].detail == "Its new CPU workers will take about 4 MB; 3 MB of 8 MB are free."
+
+
+def test_on_a_hive_with_too_little_memory_nothing_new_is_begun_and_what_runs_stays() -> None:
+    of = spec(BOX, workers=[chat(hive="box", replicas=3)])
+    seen = bare(memory_available=2**20, workers=(worker("chat-1"), worker("chat-2", status="starting")))
+    found = want(of, {"box": seen}, predicted=2**20)
+    assert summaries(found) == ["Not enough memory on hive 'box'"]
+    assert places(found) == {"chat-1": "box"}
+    assert held(found) == {"box": ("chat-2",)}  # it is not stopped as one that nobody wants
+
+
+def test_a_worker_stays_where_it_runs_while_there_is_no_memory_where_it_should_go() -> None:
+    of = spec(BOX, ATTIC, workers=[chat(hive="attic")])
+    found = want(of, {"box": hive_actual(), "attic": bare(memory_available=1)}, predicted=2**20)
+    assert (places(found), held(found)) == ({}, {"box": ("chat-0",)})
+
+
+def cpu(cores: int | None) -> Device:
+    return replace(CPU, cores=cores)
+
+
+@pytest.mark.parametrize(
+    ("cores", "options", "problem"),
+    [(2, {}, False), (1, {}, True), (4, {"threads": 2}, False), (3, {"threads": 2}, True), (None, {}, False)],
+)
+def test_threads_that_all_cpu_workers_take_together(cores: int | None, options: Any, problem: bool) -> None:
+    of = spec(BOX, workers=[chat(hive="box", replicas=2, options=WorkerOptions(**options))])
+    found = want(of, {"box": bare(devices=(cpu(cores),), workers=(worker("chat-1"),))})
+    assert (summaries(found) == ["Not enough CPU cores on hive 'box'"]) is problem
+    assert places(found) == {"chat-1": "box"} if problem else {"chat-0": "box", "chat-1": "box"}
+
+
+def test_what_runs_keeps_running_where_there_are_too_few_cores() -> None:
+    of = spec(BOX, workers=[chat(hive="box", replicas=2)])
+    seen = bare(devices=(cpu(1),), workers=(worker("chat-0"), worker("chat-1", status="starting")))
+    found = want(of, {"box": seen})
+    assert (places(found), held(found)) == ({"chat-0": "box"}, {"box": ("chat-1",)})
 
 
 @pytest.mark.parametrize(("status", "problem"), [("ready", False), ("busy", False), ("starting", True), ("dead", True)])

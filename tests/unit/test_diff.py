@@ -12,6 +12,7 @@ from rbee.core.actions import Action
 from rbee.core.actual import Actual, HiveActual, HiveLive, QueenActual, Unknown
 from rbee.core.desired import Desired, HiveWanted, QueenWanted
 from rbee.core.diff import Diff, diff
+from rbee.core.plan import make_plan
 from rbee.core.problems import Problem
 from rbee.core.records import Mark
 from tests.unit.strategies import (
@@ -306,11 +307,16 @@ def test_a_hive_that_is_not_in_the_file_any_more_is_cleaned_up() -> None:
 def test_destroy_removes_what_is_ours_and_the_queen() -> None:
     seen = {"box": hive_actual(live=None), "here": hive_actual(address="")}
     found = diff(NOTHING, Actual(queen=queen_actual("box"), hives=seen))
-    assert {a.reason for a in found.actions} == {"the fleet is destroyed"}
+    start, *others = found.actions
+    assert start.reason == "not running; it must clean up"
+    assert start.params == {"release": "r1", "as_it_was": True}
+    assert {a.reason for a in others} == {"the fleet is destroyed"}
     assert [a.id for a in found.actions] == [
+        "hive.start box",
         "worker.stop chat-0 on box",
         "model.remove tiny on box",
         f"engine.remove {ENGINE} on box",
+        "hive.stop box",
         "hive.uninstall box",
         "worker.stop chat-0 on here",
         "model.remove tiny on here",
@@ -336,6 +342,81 @@ def test_destroy_of_what_is_not_ours_does_nothing() -> None:
         binaries=(binary(mark=None),),
     )
     assert diff(NOTHING, Actual(queen=QueenActual(running=False), hives={"box": seen})) == Diff()
+
+
+@pytest.mark.parametrize(
+    ("left", "keep", "started"),
+    [
+        ({}, False, True),
+        ({"models": ()}, True, True),
+        ({"workers": ()}, False, True),
+        ({"workers": ()}, True, False),
+        ({"workers": (worker(status="dead"),), "models": ()}, False, False),
+        ({"workers": (worker(fleet="other"),), "models": (model(mark=None),)}, False, False),
+    ],
+)
+def test_a_dead_hive_is_started_once_more_only_where_it_left_work(
+    left: dict[str, Any], keep: bool, started: bool
+) -> None:
+    seen = Actual(queen=QueenActual(running=False), hives={"box": hive_actual(live=None, **left)})
+    kinds = [a.kind for a in diff(replace(NOTHING, keep_models=keep), seen).actions]
+    assert (kinds[0] == "hive.start") == started
+    assert ("hive.stop" in kinds) == started
+    assert kinds[-1] == "hive.uninstall"
+
+
+def test_a_dead_hive_is_started_by_our_own_release() -> None:
+    seen = hive_actual(live=None, releases=("r1", "r2", "theirs"), release_fleets={"r1": FLEET, "r2": FLEET})
+    start = diff(NOTHING, Actual(queen=QueenActual(running=False), hives={"box": seen})).actions[0]
+    assert (start.kind, start.params["release"]) == ("hive.start", "r2")
+
+
+def test_a_dead_hive_without_a_release_of_ours_is_not_started() -> None:
+    seen = hive_actual(live=None, release_fleets={})
+    found = diff(NOTHING, Actual(queen=QueenActual(running=False), hives={"box": seen}))
+    assert [a.kind for a in found.actions] == ["worker.stop", "model.remove", "engine.remove"]
+
+
+def test_records_of_dead_workers_need_a_living_hive() -> None:
+    dead = hive_actual(workers=(worker(status="dead"),), models=())
+    alone = diff(NOTHING, Actual(queen=QueenActual(running=False), hives={"box": replace(dead, live=None)}))
+    assert [a.kind for a in alone.actions] == ["engine.remove", "hive.uninstall"]
+    living = diff(NOTHING, Actual(queen=QueenActual(running=False), hives={"box": dead}))
+    assert [a.kind for a in living.actions] == ["worker.stop", "engine.remove", "hive.stop", "hive.uninstall"]
+
+
+@pytest.mark.parametrize(
+    ("queen", "here", "kinds"),
+    [
+        (QueenActual(running=False), bare(address=""), []),
+        (queen_actual(running=False), bare(address=""), ["queen.stop"]),
+        (queen_actual(running=False), hive_actual(address=""), ["queen.stop"]),  # it runs without her
+        (queen_actual(running=False), hive_actual(address="", live=None), ["queen.start", "queen.stop"]),
+        (QueenActual(running=False), hive_actual(address="", live=None), []),  # no settings to start her with
+        (queen_actual(), hive_actual(address="", live=None), ["queen.stop"]),
+    ],
+)
+def test_destroy_starts_a_dead_queen_once_more_only_where_her_hive_left_work(
+    queen: QueenActual, here: HiveActual, kinds: list[str]
+) -> None:
+    found = diff(NOTHING, Actual(queen=queen, hives={"here": here}))
+    told = [a for a in found.actions if a.subject == "queen"]
+    assert [a.kind for a in told] == kinds
+    assert all(a.params == ({"as_it_was": True} if a.kind == "queen.start" else {}) for a in told)
+
+
+def test_a_dropped_hive_of_a_dead_queen_is_cleaned_up_before_she_goes_on_without_it() -> None:
+    seen = Actual(queen=queen_actual("here", running=False), hives={"here": hive_actual(address="", live=None)})
+    plan = make_plan(desired(), seen, None)
+    assert [a.id for a in plan.actions] == [
+        "queen.start queen",
+        "worker.stop chat-0 on here",
+        "model.remove tiny on here",
+        f"engine.remove {ENGINE} on here",
+        "queen.restart queen",
+        "hive.unregister here",
+    ]
+    assert plan.actions[0].params == {"as_it_was": True}
 
 
 def test_a_dropped_hive_that_another_fleet_has_now_is_only_forgotten() -> None:

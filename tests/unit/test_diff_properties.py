@@ -20,7 +20,7 @@ from tests.unit.strategies import FLEET, LOCAL, actuals, desireds
 
 
 @given(desireds(), actuals())
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_a_plan_that_was_done_leaves_nothing_to_do(wanted: Desired, seen: Actual) -> None:
     plan = make_plan(wanted, seen, LOCAL)
     after = apply(plan.actions, wanted, seen)  # refuses what is out of order or not ours

@@ -13,7 +13,7 @@ import pytest
 
 from rbee.contracts import codec
 from rbee.contracts.capabilities import Capabilities
-from rbee.contracts.configs import KnownHive, QueenConfig, boot_digest
+from rbee.contracts.configs import KnownHive, QueenConfig
 from rbee.core.actual import HiveActual, KnownTo, QueenActual, Unknown
 from rbee.core.errors import RbeeError, Unauthorized, Unreachable
 from rbee.core.facts import Disk, MachineFacts, Python
@@ -200,6 +200,23 @@ def test_a_hive_that_runs_and_is_silent_is_unknown() -> None:
     assert quiet.why.endswith(": silence")
 
 
+def test_a_hive_that_answers_in_other_words_is_known_well_enough_to_be_replaced() -> None:
+    hive = {**HIVE, "url": "http://x:1", "fleet": "home", "release": "r9"}
+    found = seen(
+        {
+            **MACHINE,
+            "hive": hive,
+            "capabilities": {"who": "knows"},
+            "models": [{"artifact": codec.plain(model("disk"))}],
+        }
+    )
+    assert found.live is not None
+    assert (found.live.fleet, found.live.release, found.live.config_digest, found.live.url) == (
+        "home", "r9", "", "http://x:1",
+    )  # fmt: skip
+    assert [m.id for m in found.models] == ["disk"]
+
+
 def test_a_machine_that_cannot_be_reached_is_unknown_and_the_others_are_seen() -> None:
     machines = FakeMachines(
         {"box": FakeShell(Unreachable("No route to host.", mend="Is it on?")), "here": FakeShell(MACHINE)}
@@ -298,7 +315,7 @@ def test_without_settings_there_is_no_queen_and_nobody_is_asked() -> None:
 
 def test_a_queen_that_answers() -> None:
     told = {
-        "fleet": "home", "release": "r1", "config_digest": "c1", "token_digest": "t1",
+        "fleet": "home", "release": "r1", "config_digest": "c1", "boot_digest": "b1", "token_digest": "t1",
         "hives": [{"hive_id": "old", "status": "online"}, {"hive_id": "box", "status": "offline"}],
     }  # fmt: skip
     machines = FakeMachines(queen=FakeQueen(told))
@@ -307,7 +324,7 @@ def test_a_queen_that_answers() -> None:
         fleet="home",
         release="r1",
         config_digest="c1",
-        boot_digest=boot_digest(BEFORE),
+        boot_digest="b1",
         token_digest="t1",
         hives=(
             KnownTo(hive_id="old", url="http://10.0.0.9:7835", online=True, ssh=Ssh(host="old")),

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from rbee.core.actual import Actual
-from rbee.core.plan import Plan, make_plan, only
+from rbee.core.plan import Plan, check_targets, make_plan, only
 from rbee.core.problems import Problem, ProblemsError
+from rbee.core.spec import HiveSpec, Spec, WorkerSpec
 from tests.unit.strategies import (
     ENGINE,
     FLEET,
@@ -114,6 +115,47 @@ def test_targets_that_are_no_addresses_are_told_all_at_once() -> None:
 def test_a_target_that_needs_nothing_is_no_error() -> None:
     done = make_plan(desired(hive_wanted()), Actual(queen=queen_actual("box"), hives={"box": hive_actual()}), None)
     assert only(done, ["workers.chat-0", "queen", "engines.llama-cpp@box"]).empty
+
+
+FILE = Spec(
+    version=1,
+    fleet=FLEET,
+    hives={"box": HiveSpec(name="box")},
+    workers={"chat": WorkerSpec(name="chat", model="tiny", replicas=2)},
+)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "queen",
+        "hives.box",
+        "workers.chat",
+        "workers.chat-1",
+        "models.tiny@box",
+        "engines.e@box",
+        "hives.cellar",  # only live: the plan may remove it
+        "workers.something-7",
+        "workers.chat-2",  # a replica that is not asked for any more
+        "hives.box-2",
+    ],
+)
+def test_targets_that_may_be_meant(target: str) -> None:
+    check_targets(FILE, [target])
+
+
+def test_targets_that_name_nothing_are_told_all_at_once_before_anything_is_looked_at() -> None:
+    with pytest.raises(ProblemsError) as e:
+        check_targets(FILE, ["quen", "workers.chatt", "queen", "worker.chat-1", "hives.", "!"])
+    told = {p.summary.split("'")[1]: p.mend for p in e.value.problems}
+    assert list(told) == ["quen", "workers.chatt", "worker.chat-1", "hives.", "!"]
+    assert told["quen"] == "Did you mean 'queen'?"
+    assert told["workers.chatt"] == "Did you mean 'workers.chat'?"
+    assert told["worker.chat-1"] == "Did you mean 'workers.chat-1'?"
+
+
+def test_without_targets_there_is_nothing_to_check() -> None:
+    check_targets(FILE, [])
 
 
 def problems(subjects: list[str], targets: list[str]) -> list[str]:
