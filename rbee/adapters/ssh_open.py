@@ -19,6 +19,9 @@ from rbee.core.errors import RbeeError, Unreachable
 from rbee.core.spec import Ssh
 
 KEEPALIVE = 15
+#: A machine that acknowledges nothing for so long is gone, whatever we are waiting for (Linux tells; macOS's own
+#: limits are longer).
+DEAD_AFTER = 30.0
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 
 
@@ -199,6 +202,12 @@ def open_connection(made: Connection) -> None:
             with contextlib.suppress(Exception):
                 made.client.close()
     made.transport.set_keepalive(KEEPALIVE)
+    _notice_death(made.transport.sock)
+
+
+def _notice_death(sock: Any) -> None:
+    if isinstance(sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD_AFTER * 1000))
 
 
 def _login_refused(made: Connection, where: str, why: str) -> LoginRefused:

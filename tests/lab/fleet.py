@@ -12,13 +12,16 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.support.rbee_cli import Ran, RbeeHome, free_port, free_range, until
 
+from .hosts import Host
 from .lab import Lab
+from .shell import LabError
 
 #: Wheels that all labs of this user share: they are the same every time and are fetched once.
 WHEELS = Path(os.environ.get("RBEE_LAB_WHEELS", "~/.cache/rbee-lab/wheels")).expanduser()
@@ -98,6 +101,7 @@ class Fleet:
         hive_more: str = "",
         ssh: Mapping[str, str] | None = None,
         sources: Mapping[str, str] | None = None,
+        name: str = "",
     ) -> None:
         """One model and one worker for each host (`m-h1`, `w-h1`), so that each can be asked by name.
 
@@ -106,7 +110,7 @@ class Fleet:
         ways, from_where = ssh or {}, sources or {}
         lines = [
             "version: 1",
-            f"fleet: lab{self.lab.id}",
+            f"fleet: {name or self.lab.id}",
             f'queen: {{listen: "127.0.0.1:{self.home.queen}"}}',
             "hives:",
         ]
@@ -175,8 +179,8 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet_of(lab: Lab, root: Path) -> Iterator[Fleet]:
-    """A user's home for the lab; at its end everything of it on hosts and here is gone."""
+def fleet_of(lab: Lab, root: Path, *, wipe: bool = True) -> Iterator[Fleet]:
+    """A user's home for the lab; at its end everything of it on hosts and here is gone (on hosts: if `wipe`)."""
     home = RbeeHome(root, queen=free_port(), hive=free_port(), ports=free_range(4))
     home.extra_env = {"HOME": str(lab.home), "PIP_CACHE_DIR": str(WHEELS.parent / "pip")}
     WHEELS.mkdir(parents=True, exist_ok=True)
@@ -187,15 +191,16 @@ def fleet_of(lab: Lab, root: Path) -> Iterator[Fleet]:
         yield Fleet(lab, home)
     finally:
         home.close()
-        for host in lab.hosts.values():
-            with contextlib.suppress(Exception):
-                _wipe(host)
+        if wipe:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(_wipe, lab.hosts.values()))
 
 
-def _wipe(host: Any) -> None:
+def _wipe(host: Host) -> None:
     for process in host.processes():
         if "rbee" in " ".join(process.argv):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.outer, signal.SIGKILL)
     folders = [f"/home/bee/{p}/rbee" for p in (".config", ".cache", ".local/share", ".local/state")]
-    host.exec(["rm", "-rf", *folders], check=False)
+    with contextlib.suppress(LabError):
+        host.exec(["rm", "-rf", *folders], user="root", check=False)

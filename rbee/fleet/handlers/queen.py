@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rbee.contracts.configs import QueenConfig
 from rbee.core.actions import Action
-from rbee.core.errors import RbeeError
+from rbee.core.errors import RbeeError, Unreachable
 from rbee.fleet.handlers.machine import service
 from rbee.fleet.ports import QueenApi
 from rbee.fleet.settings import queen_local_url
@@ -61,14 +61,23 @@ def register(world: World, action: Action, tell: Tell) -> None:
     with her own reason when she cannot reach it in time."""
     assert action.hive is not None
     api, end, reason = _api(world), world.clock.monotonic() + REGISTER_TIMEOUT, "she has not answered yet"
-    api.reload()
-    while world.clock.monotonic() < end and not world.stop.is_set():
-        for hive in api.info().get("hives", ()):
-            if hive.get("hive_id") == action.hive:
-                if hive.get("status") == "online":
-                    return
-                reason = str(hive.get("error") or hive.get("status"))
-        world.clock.sleep(0.2)
+    try:
+        api.reload()
+        while world.clock.monotonic() < end and not world.stop.is_set():
+            for hive in api.info().get("hives", ()):
+                if hive.get("hive_id") == action.hive:
+                    if hive.get("status") == "online":
+                        return
+                    reason = str(hive.get("error") or hive.get("status"))
+            world.clock.sleep(0.2)
+    except Unreachable as e:
+        raise RbeeError(
+            f"The queen does not answer any more: {e.message}",
+            code="queen_gone",
+            mend="Her log (queen.log in rbee's state directory) says why; the next apply starts her.",
+        ) from None
+    if world.stop.is_set():
+        raise RbeeError("Registering was interrupted.", code="interrupted")
     raise RbeeError(
         f"The queen cannot reach hive {action.hive!r} at {_url(world, action.hive)}: {reason}",
         code="not_registered",
