@@ -144,9 +144,9 @@ digests = st.sampled_from(["one", "two"])
 @st.composite
 def hives_wanted(draw: st.DrawFn, name: str, ids: list[str], held: list[str]) -> HiveWanted:
     workers = tuple(
-        wanted_worker(i, digest=draw(digests), model=draw(st.sampled_from(MODELS)), binary_id=e, engine=e)
+        wanted_worker(i, digest=f"{draw(digests)} {m} {e}", model=m, binary_id=e, engine=e)
         for i in ids
-        for e in [draw(st.sampled_from(ENGINES))]
+        for m, e in [(draw(st.sampled_from(MODELS)), draw(st.sampled_from(ENGINES)))]
     )
     return hive_wanted(
         name,
@@ -215,12 +215,13 @@ def hives_actual(draw: st.DrawFn, name: str) -> HiveActual | Unknown:
             worker(
                 w,
                 status=draw(statuses),
-                digest=draw(digests),
+                digest=f"{draw(digests)} {m} {e}",  # a digest is of these too
                 fleet=draw(st.sampled_from([None, FLEET, FLEET, "other"])),
-                model=draw(st.sampled_from(MODELS)),
-                engine=draw(st.sampled_from(ENGINES)),
+                model=m,
+                engine=e,
             )
             for w in draw(st.lists(st.sampled_from(WORKERS), unique=True))
+            for m, e in [(draw(st.sampled_from(MODELS)), draw(st.sampled_from(ENGINES)))]
         ),
         binaries=tuple(
             binary(e, engine=e, status=draw(st.sampled_from(["available", "failed"])), mark=draw(marks))

@@ -34,7 +34,8 @@ def write(path: Path, text: str, mode: int) -> None:
 
 def remove(path: Path, roots: list[Path]) -> bool:
     real = path.parent.resolve() / path.name
-    if not any(root.resolve() in real.parents for root in roots):
+    # A last part `..` is no name: what it leads to is not below what stands before it.
+    if path.name == ".." or not any(root.resolve() in real.parents for root in roots):
         raise ValueError(f"{path} is outside rbee's directories")
     if real.is_symlink() or real.is_file():
         real.unlink()
