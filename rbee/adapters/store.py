@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Jobs and their events in SQLite: one thread owns the connection, writes are batched, nobody waits for a disk."""
+"""Jobs and their events in SQLite: one thread owns the connection, writes are batched, the loop never blocks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SqliteJobStore:
         self._path = path
         self._jobs_kept = jobs_kept
         self._events_kept = events_kept
-        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Work | Future[None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     async def open(self) -> None:
@@ -97,6 +97,13 @@ class SqliteJobStore:
                 db.execute("DELETE FROM events WHERE job_id = ? AND seq <= ?", (job_id, seq - self._events_kept))
 
         self._work.put(write)
+
+    async def settled(self) -> None:
+        if self._thread is None:
+            raise RbeeError("The store is closed.", code="store_closed")
+        written: Future[None] = Future()
+        self._work.put(written)
+        await asyncio.wrap_future(written)
 
     async def get(self, job_id: str) -> Job | None:
         def read(db: sqlite3.Connection) -> Job | None:
@@ -211,11 +218,14 @@ class SqliteJobStore:
                 batch.append(self._work.get())
             going = None not in batch
             try:
-                self._together(db, [work for work in batch if work is not None])
+                self._together(db, [work for work in batch if work is not None and not isinstance(work, Future)])
             except sqlite3.Error:  # a full disk, mostly: what comes later may find room again
                 log.exception("writes to %s were lost", self._path)
                 if db.in_transaction:
                     db.execute("ROLLBACK")
+            for written in batch:
+                if isinstance(written, Future) and written.set_running_or_notify_cancel():
+                    written.set_result(None)
 
     def _together(self, db: sqlite3.Connection, batch: list[_Work]) -> None:
         """One transaction; a write that fails loses itself only, unless SQLite gave up the whole of it."""

@@ -43,6 +43,10 @@ class JobStore(Protocol):
 
     def append(self, job_id: str, seq: int, event: bytes) -> None: ...
 
+    async def settled(self) -> None:
+        """Returns when all writes before are in the file (or the disk has refused them, which is logged)."""
+        ...
+
     async def get(self, job_id: str) -> Job | None: ...
 
     async def page(self, state: str | None, limit: int, cursor: str | None) -> JobPage: ...
@@ -105,7 +109,9 @@ class JobRunner:
         return len(self._live)
 
     async def submit(self, optype: OperationType, request: Any) -> Job:
-        """Starts the operation as a job and answers at once. Raises RbeeError `not_served`, Unavailable."""
+        """Starts the operation as a job and answers once it is written down: a job that was accepted is never lost,
+        whatever happens to the process. Raises RbeeError `not_served`, Unavailable.
+        """
         handler = self._handlers.get(optype.name)
         if handler is None:
             raise RbeeError(f"This daemon does not serve {optype.name}.", code="not_served")
@@ -124,6 +130,7 @@ class JobRunner:
         self._live[job.job_id] = live
         self._store.put(job)
         live.task = asyncio.get_running_loop().create_task(self._run(live, handler, request), name=job.job_id)
+        await self._store.settled()
         return job
 
     async def _run(self, live: _Live, handler: Handler, request: Any) -> None:

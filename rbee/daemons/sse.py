@@ -192,31 +192,3 @@ def last_event_id(request: web.Request) -> int:
     """What `Last-Event-ID` says; 0 (from the first) when it is missing or no number of ours."""
     said = request.headers.get("Last-Event-ID", "").strip()
     return int(said) if said.isdigit() and len(said) < 16 else 0
-
-
-class Parser:
-    """Bytes of an event stream in, `(id, data)` of each event out. Comments and other fields are passed over."""
-
-    __slots__ = ("_pending",)
-
-    def __init__(self) -> None:
-        self._pending = b""
-
-    def feed(self, data: bytes) -> list[tuple[int | None, bytes]]:
-        """Every event that is complete now; its id is None when it has none, or no number."""
-        *events, self._pending = (self._pending + data).replace(b"\r\n", b"\n").split(b"\n\n")
-        found = (_event(event) for event in events)
-        return [x for x in found if x is not None]
-
-
-def _event(event: bytes) -> tuple[int | None, bytes] | None:
-    seq: int | None = None
-    lines: list[bytes] = []
-    for line in event.split(b"\n"):
-        name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if name == b"data":
-            lines.append(value)
-        elif name == b"id" and value.isdigit():
-            seq = int(value)
-    return (seq, b"\n".join(lines)) if lines else None

@@ -97,13 +97,14 @@ async def test_builtin_is_shipped() -> None:
     assert (shipped.providers_dir() / "engines").is_dir()
 
 
-def test_place_links_a_file_and_tells_its_digest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ours", [True, False])
+def test_place_links_only_what_is_ours_and_tells_the_digest(tmp_path: Path, ours: bool) -> None:
     source, target = tmp_path / "a.gguf", tmp_path / "deep" / "b.gguf"
     source.write_bytes(b"z" * 3_000_000)
     told: list[tuple[int, int | None]] = []
-    digest = place(source, target, lambda done, total: told.append((done, total)), Event())
+    digest = place(source, target, lambda done, total: told.append((done, total)), Event(), ours=ours)
     assert digest == hashlib.sha256(source.read_bytes()).hexdigest()
-    assert target.samefile(source)
+    assert target.samefile(source) is ours
     assert told[-1] == (3_000_000, 3_000_000)
     assert place(source, target, lambda *_: None, Event()) == digest
     assert [p.name for p in target.parent.iterdir()] == ["b.gguf"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -17,6 +18,8 @@ from rbee.adapters.sources.base import Located, safe_filename
 from rbee.core.errors import Insufficient, Interrupted, InvalidRequest, NotFound
 
 CHUNK = 2**20
+#: Linux: make a file share all blocks of another.
+_FICLONE = 0x40049409
 OnBytes = Callable[[int, "int | None"], None]
 
 
@@ -52,9 +55,11 @@ class Builtin:
         return Located(filename=path.name, path=path, size=path.stat().st_size)
 
 
-def place(path: Path, target: Path, on_bytes: OnBytes, cancelled: Event) -> str:
-    """Bring a local file to `target` by a hard link, else by copying it; its SHA-256. Blocks.
+def place(path: Path, target: Path, on_bytes: OnBytes, cancelled: Event, *, ours: bool = False) -> str:
+    """Bring a local file to `target`; its SHA-256. Blocks.
 
+    One of `ours` (pushed by apply, in rbee's own folder) is hard-linked. Anybody else's is copied, sharing blocks
+    where the file system can: whoever writes to it later must not change what was verified, under a worker's eyes.
     A file that is `target` already stays as it is. Raises Insufficient when the disk is full, Interrupted when
     `cancelled` is set meanwhile; then `target` is as it was.
     """
@@ -64,13 +69,12 @@ def place(path: Path, target: Path, on_bytes: OnBytes, cancelled: Event) -> str:
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
     try:
-        try:
-            os.link(path, part)
-            digest = _read(path, None, on_bytes, cancelled)
-        except OSError:
+        if (ours and _linked(path, part)) or _cloned(path, part):
+            digest = _read(part, None, on_bytes, cancelled)
+        else:
             free, size = shutil.disk_usage(target.parent).free, path.stat().st_size
             if free < size:
-                raise Insufficient(f"{path} needs {size} bytes, {target.parent} has {free} free.") from None
+                raise Insufficient(f"{path} needs {size} bytes, {target.parent} has {free} free.")
             digest = _read(path, part, on_bytes, cancelled)
         part.replace(target)
     except BaseException:
@@ -78,6 +82,25 @@ def place(path: Path, target: Path, on_bytes: OnBytes, cancelled: Event) -> str:
             part.unlink(missing_ok=True)
         raise
     return digest
+
+
+def _linked(path: Path, part: Path) -> bool:
+    try:
+        os.link(path, part)
+    except OSError:
+        return False
+    return True
+
+
+def _cloned(path: Path, part: Path) -> bool:
+    """A copy that shares its blocks (btrfs, XFS, bcachefs); False where there is no such thing."""
+    try:
+        with path.open("rb") as source, part.open("wb") as copy:
+            fcntl.ioctl(copy, _FICLONE, source.fileno())
+            os.fsync(copy.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def _read(path: Path, copy_to: Path | None, on_bytes: OnBytes, cancelled: Event) -> str:

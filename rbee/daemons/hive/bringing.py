@@ -147,7 +147,10 @@ class Bringing:
         if located.path is None:
             fetched = await fetch(located, target, self.request.sha256, self._progress)
             return fetched.size, fetched.sha256
-        placing = asyncio.ensure_future(asyncio.to_thread(place, located.path, target, self._progress, self.cancelled))
+        pushed = located.path.parent == self.catalog.folder("x").parent / ".incoming"
+        placing = asyncio.ensure_future(
+            asyncio.to_thread(place, located.path, target, self._progress, self.cancelled, ours=pushed)
+        )
         try:
             checksum = await asyncio.shield(placing)
         except asyncio.CancelledError:
@@ -161,7 +164,7 @@ class Bringing:
                 f"{located.path} has SHA-256 {checksum}, not {self.request.sha256}.", code="checksum_mismatch"
             )
         # A file that apply pushed beside the models has done its duty.
-        if located.path.parent == self.catalog.folder("x").parent / ".incoming":
+        if pushed:
             await asyncio.to_thread(located.path.unlink, missing_ok=True)
         return target.stat().st_size, checksum
 

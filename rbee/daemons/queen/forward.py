@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 
 from rbee.adapters.secrets import Token
+from rbee.adapters.sse import Event, Parser
 from rbee.contracts import codec, defaults
 from rbee.contracts.operations import wire
 from rbee.core.errors import RbeeError, Unreachable
-from rbee.daemons import sse
 from rbee.daemons.jobs import JobContext
 from rbee.daemons.queen.hives import Hives
 
@@ -138,22 +138,22 @@ class _Child:
                 wait = min(wait * 2, defaults.BACKOFF_MAX)
 
     async def _read(self) -> None:
-        parser = sse.Parser()
+        parser = Parser()
         async with self._forwarder.stream(self._job_url, self._last) as answer:
             if answer.status != 200:
                 raise _error_of(_json(await answer.read()), answer.status, self._job_url)
             async for data in answer.content.iter_any():
-                for seq, event in parser.feed(data):
-                    if event == b"[DONE]":
+                for event in parser.feed(data):
+                    if event.data == "[DONE]":
                         raise _Ended
-                    self._tell(seq, event)
+                    self._tell(event)
         raise ConnectionResetError("the stream ended early")
 
-    def _tell(self, seq: int | None, data: bytes) -> None:
-        if seq is None:
-            return  # the child's own end; its job says the same
-        self._last = seq
-        event = _json(data)
+    def _tell(self, told: Event) -> None:
+        if not told.id.isdigit() or int(told.id) <= self._last:
+            return  # without an id of its own: the child's end, which its job tells too
+        self._last = int(told.id)
+        event = _json(told.data.encode())
         if event.get("event") != "result":
             self._context.relay(event)
 
