@@ -32,17 +32,21 @@ class JobsApi:
         self._shell, self._url, self._token, self._name = shell, url, token, name
         self._lock = threading.Lock()
         self._running: set[str] = set()
+        self._cancels = 0
 
     def _daemon(self) -> Daemon:
         text = self._token()
         return Daemon(shell=self._shell, url=self._url, token=Token(text) if text else None, name=self._name)
 
     def run(self, request: Any, on_event: OnEvent | None = None) -> Any:
-        daemon = self._daemon()
+        daemon, cancels = self._daemon(), self._cancels
         told = daemon.ask("POST", "/v1/jobs", codec.encode(wire(request)))
         job_id = codec.decode(JobAccepted, told).job_id
         with self._lock:
             self._running.add(job_id)
+            missed = self._cancels != cancels
+        if missed:  # it was cancelled before anyone knew its name
+            self._cancel(job_id)
         try:
             job = self._follow(daemon, job_id, on_event or (lambda event: None))
         except BaseException as e:
@@ -56,6 +60,7 @@ class JobsApi:
 
     def cancel(self) -> None:
         with self._lock:
+            self._cancels += 1
             running = list(self._running)
         for job_id in running:
             self._cancel(job_id)
