@@ -72,6 +72,7 @@ Feature: One file, one command, one address
     Given a fleet of its own that was applied
     When the worker is killed with SIGKILL
     Then no engine of it is left
+    And a client that keeps asking "bee-tiny" is answered again
     When it is applied until nothing changes
     And a client asks "bee-tiny" for one answer to "Hello"
     Then whole English sentences come back, ended by the model itself
