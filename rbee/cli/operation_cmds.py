@@ -92,7 +92,7 @@ def _options(request: type, prefix: str = "") -> list[click.Parameter]:
         out.append(
             click.Option(
                 [f"--{shown.replace('_', '-')}", f"{prefix}{field.name}"],
-                type=choice, required=required, default=None, help=doc.text if doc else None,
+                type=choice, required=required, help=doc.text if doc else None,
                 envvar=f"RBEE_{field.name.upper()}",
             )
         )  # fmt: skip

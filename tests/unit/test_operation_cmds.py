@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every operation is a command whose options come from its type."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from rbee.cli.main import COMMANDS, FAMILIES, main
+from rbee.cli.operation_cmds import family
+from rbee.contracts.operations import OPERATIONS, OperationType
+from rbee.core.spec import WorkerOptions
+
+NAMES = sorted(OPERATIONS)
+
+
+def run(*args: str, env: dict[str, str] | None = None) -> Any:
+    return CliRunner().invoke(main, list(args), env={"RBEE_QUEEN_URL": None, "RBEE_TOKEN_FILE": None, **(env or {})})
+
+
+def words(kind: OperationType) -> list[str]:
+    return [kind.family, kind.command] if kind.family else [kind.command]
+
+
+def command(name: str) -> click.Command:
+    kind = OPERATIONS[name]
+    found = family(kind.family).get_command(click.Context(main), kind.command)
+    assert found is not None
+    return found
+
+
+def options(name: str) -> dict[str, click.Option]:
+    return {o: p for p in command(name).params if isinstance(p, click.Option) for o in p.opts}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_operation_has_a_command_with_help(name: str) -> None:
+    kind = OPERATIONS[name]
+    told = run(*words(kind), "--help")
+    assert told.exit_code == 0, told.output
+    if kind.family:
+        assert kind.summary.split(":")[0][:40] in " ".join(told.output.split())
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *FAMILIES])
+def test_every_command_has_help_and_is_listed(name: str) -> None:
+    assert run(name, "--help").exit_code == 0
+    assert f"\n  {name} " in run("--help").output
+
+
+def test_no_two_operations_share_a_command() -> None:
+    assert len({tuple(words(k)) for k in OPERATIONS.values()}) == len(OPERATIONS)
+    assert {k.family for k in OPERATIONS.values()} - {""} == set(FAMILIES)
+    assert all(k.command in COMMANDS for k in OPERATIONS.values() if not k.family)
+
+
+def test_there_is_no_such_command() -> None:
+    told = run("wrker")
+    assert told.exit_code == 2
+    assert "No such command" in told.output
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if OPERATIONS[n].family])
+def test_every_field_that_must_be_given_is_an_option_that_must(name: str) -> None:
+    there = options(name)
+    for field in dataclasses.fields(OPERATIONS[name].request):
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        option = there.get("--" + field.name.replace("_", "-"))
+        if needed:
+            assert option is not None, field.name
+            assert option.required
+        elif option is not None:
+            assert not option.required
+
+
+def test_options_of_spawning_a_worker() -> None:
+    there = options("WorkerSpawn")
+    assert {"--hive", "--model", "--worker", "--device", "--engine", "--worker-id", "--port"} <= there.keys()
+    assert isinstance(there["--worker"].type, click.Choice)
+    assert "cuda" in there["--worker"].type.choices
+    assert there["--port"].type is click.INT
+    assert {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(WorkerOptions)} <= there.keys()
+    assert there["--context-length"].name == "options__context_length"
+    assert not {"--mark", "--options", "--declared-source"} & there.keys()
+
+
+def test_every_option_has_a_name_in_the_environment() -> None:
+    for name in NAMES:
+        if OPERATIONS[name].family:
+            for opt, option in options(name).items():
+                assert option.envvar or opt == "--help", (name, opt)
+                assert str(option.envvar).startswith("RBEE_")
+
+
+def test_what_is_missing_is_said_before_anything_is_asked() -> None:
+    told = run("model", "download")
+    assert told.exit_code == 2
+    assert "--model" in told.output
+
+
+def test_a_value_that_is_no_choice_is_a_usage_error() -> None:
+    told = run("worker", "spawn", "--model", "m", "--worker", "abacus")
+    assert told.exit_code == 2
+    assert "abacus" in told.output
+
+
+def test_a_queen_that_is_not_there_is_told_in_words(tmp_path: Path) -> None:
+    home = {f"XDG_{k}_HOME": str(tmp_path / k) for k in ("CONFIG", "CACHE", "DATA", "STATE")}
+    told = run("worker", "list", env={**home, "RBEE_QUEEN_URL": "http://127.0.0.1:9"})
+    assert told.exit_code == 1
+    assert "Error: " in told.output
+    assert "Traceback" not in told.output

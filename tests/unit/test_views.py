@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What people and programs are shown while something runs, and of a fleet's state."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import rbee
+from rbee.cli.views.events import FORMAT, JsonLines
+from rbee.cli.views.progress import Live
+from rbee.cli.views.status import render, well
+from rbee.contracts.heartbeat import WorkerHeartbeat
+from rbee.contracts.operations.fleet import StatusResponse, WorkerSummary
+from rbee.contracts.operations.hives import HiveSummary
+from rbee.core.problems import Problem
+from rbee.fleet.report import Outcome, Report
+from tests.unit.strategies import CPU, example_plan
+
+# ------------------------------------------------------------ events for programs
+
+
+def lines(out: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
+
+
+def test_the_first_line_says_the_versions() -> None:
+    out = io.StringIO()
+    JsonLines(out)
+    assert lines(out) == [{"type": "version", "rbee": rbee.__version__, "format": FORMAT}]
+
+
+def test_every_event_bears_the_time_when_there_is_a_clock() -> None:
+    out = io.StringIO()
+    JsonLines(out, lambda: "2026-01-01T00:00:00Z").emit({"type": "x"})
+    assert {e["timestamp"] for e in lines(out)} == {"2026-01-01T00:00:00Z"}
+
+
+def test_a_plan_as_events() -> None:
+    out, plan = io.StringIO(), example_plan()
+    JsonLines(out).plan(plan)
+    _, *told = lines(out)
+    assert [e["type"] for e in told] == [
+        *["planned_action"] * len(plan.actions),
+        *["problem"] * len(plan.problems),
+        "plan_summary",
+    ]
+    assert [e["id"] for e in told if e["type"] == "planned_action"] == [a.id for a in plan.actions]
+    assert [e["needs"] for e in told if e["type"] == "planned_action"] == [list(a.needs) for a in plan.actions]
+    assert told[-2]["subject"] == "hives.cellar"
+    assert told[-1] == {
+        "type": "plan_summary", "fleet": "home", "message": plan.summary, "add": 7, "change": 2, "replace": 1,
+        "remove": 2,
+    }  # fmt: skip
+
+
+def test_a_report_as_an_event() -> None:
+    out = io.StringIO()
+    outcome = Outcome(action=example_plan().actions[0], status="failed")
+    JsonLines(out).report(Report(outcomes=(outcome,), problems=(Problem(summary="x"),)))
+    assert lines(out)[-1] == {
+        "type": "report", "message": "Apply incomplete: 0 done, 1 failed, 1 problem outside the plan.", "exit_code": 1,
+    }  # fmt: skip
+
+
+def test_a_line_is_a_line_whatever_is_in_it_and_whoever_writes() -> None:
+    out = io.StringIO()
+    events = JsonLines(out)
+
+    def write(i: int) -> None:
+        for _ in range(50):
+            events.emit({"type": "x", "from": i, "message": "two\nlines \u2028 and \x1b[31m"})
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(out.getvalue().split("\n")) == 1 + 4 * 50 + 1
+    assert all(e["message"].startswith("two\nlines") for e in lines(out)[1:])
+
+
+# ------------------------------------------------------------ progress for people
+
+START = {"type": "action_start", "action": "model.fetch m on box"}
+END = {"type": "action_end", "action": "model.fetch m on box", "status": "done", "seconds": 1.26}
+
+
+def shown(*events: dict[str, Any], terminal: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=60, no_color=True, legacy_windows=False)
+    with Live(console) as live:
+        for event in events:
+            live.emit(event)
+    return out.getvalue()
+
+
+def test_elsewhere_than_on_a_terminal_there_are_plain_lines() -> None:
+    progress = {"type": "action_progress", "action": START["action"], "done": 1, "total": 2}
+    note = {"type": "action_note", "action": START["action"], "message": "half"}
+    assert shown(START, progress, note, END) == "model.fetch m on box ...\nmodel.fetch m on box: ok (1.3 s)\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [("failed", "FAILED"), ("skipped", "skipped"), ("interrupted", "interrupted")]
+)
+def test_what_did_not_go_well_is_told_with_its_reason_and_mend(status: str, word: str) -> None:
+    error = "[red]No space left on device[/red], which is more words than one line of this terminal has"
+    told = shown({**END, "status": status, "error": error, "mend": "Free some."})
+    assert told == f"model.fetch m on box: {word}\n    {error}\n    Free some.\n"  # no markup read, nothing cut
+
+
+def test_an_interruption_is_told_at_once() -> None:
+    assert shown({"type": "interrupt", "message": "Ending what runs."}) == "Ending what runs.\n"
+
+
+def test_what_it_does_not_know_is_passed_over() -> None:
+    other = [{"type": "action_progress", "action": "never started", "done": 1, "total": 0}, {"type": "of tomorrow"}]
+    assert shown(*other) == ""
+
+
+def test_on_a_terminal_the_moving_lines_are_gone_at_the_end_and_what_ended_stays() -> None:
+    progress = {"type": "action_progress", "action": START["action"], "done": 3 * 2**20, "total": 0}
+    note = {"type": "action_note", "action": START["action"], "message": "x" * 200}
+    told = shown(START, progress, note, END, terminal=True)
+    assert "model.fetch m on box: ok (1.3 s)" in told
+    assert told.count("\x1b[?25l") == told.count("\x1b[?25h") == 1  # the cursor was hidden and shown again
+
+
+def test_the_cursor_comes_back_however_it_ends() -> None:
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Live(Console(file=out, force_terminal=True, width=60)) as live:
+        live.emit(START)
+        raise KeyboardInterrupt
+    assert out.getvalue().count("\x1b[?25h") == 1
+
+
+# ------------------------------------------------------------ status
+
+
+def heartbeat(**kw: Any) -> WorkerHeartbeat:
+    said = {
+        "worker_id": "chat-0", "hive_id": "box", "model": "tiny", "engine": "llama-cpp", "worker_type": "cpu",
+        "device": "cpu", "url": "http://10.0.0.1:9300", "status": "ready", "slots": 2, "slots_busy": 1,
+        "requests_handled": 12, "avg_tokens_per_sec": 34.56,
+    }  # fmt: skip
+    return WorkerHeartbeat(**{**said, **kw})
+
+
+def of_worker(routable: bool = True, reason: str | None = None, **kw: Any) -> WorkerSummary:
+    return WorkerSummary(worker=heartbeat(**kw), routable=routable, age_seconds=1.0, reason=reason)
+
+
+BOX = HiveSummary(hive_id="box", url="http://10.0.0.1:7835", status="online", devices=(CPU,), models=("tiny", "big"))
+
+
+def state(*workers: WorkerSummary, hive: HiveSummary = BOX, **kw: Any) -> StatusResponse:
+    said = {"fleet": "home", "version": "1.2", "uptime_seconds": 3.0, "aliases": {"gpt-4o": ("tiny", "big")}, **kw}
+    return StatusResponse(hives=(hive,), workers=workers, **said)
+
+
+def table(found: StatusResponse) -> list[str]:
+    console = Console(file=io.StringIO(), width=200, no_color=True)
+    with console.capture() as captured:
+        for part in render(found):
+            console.print(part)
+    return [" ".join(line.split()) for line in captured.get().splitlines()]
+
+
+def test_a_fleet_that_is_well() -> None:
+    found = state(of_worker(), of_worker(routable=False, worker_id="new-0", status="starting", avg_tokens_per_sec=0.0))
+    assert well(found)
+    assert table(found) == [
+        "Fleet home: queen 1.2, up 3s, 0 requests (0 now)",
+        "HIVE STATUS URL DEVICES MODELS",
+        "box online http://10.0.0.1:7835 cpu tiny, big",
+        "WORKER STATUS MODEL HIVE DEVICE ENGINE BUSY REQUESTS TOKENS/S",
+        "chat-0 ready tiny box cpu llama-cpp 1/2 12 34.6",
+        "new-0 starting tiny box cpu llama-cpp 1/2 12 -",
+        "alias gpt-4o -> tiny, big",
+    ]
+
+
+@pytest.mark.parametrize("status", ["stale", "unreachable", "unknown"])
+def test_a_hive_that_is_not_online_is_told_with_its_reason(status: Any) -> None:
+    found = state(hive=replace(BOX, status=status, error="No route to host."))
+    assert not well(found)
+    assert f"box {status} http://10.0.0.1:7835 cpu tiny, big" in table(found)
+    assert table(found)[-1] == "hive box: No route to host."
+
+
+@pytest.mark.parametrize(
+    ("summary", "word", "reason"),
+    [
+        (of_worker(False, status="failed", reason="its heartbeat's words"), "failed", None),
+        (of_worker(False, "no heartbeat for 91 s"), "unreachable", "no heartbeat for 91 s"),
+        (of_worker(False, "gone", status="dead"), "dead", "gone"),
+    ],
+)
+def test_a_worker_that_takes_no_requests_is_told_with_its_reason(summary: Any, word: str, reason: str | None) -> None:
+    found = state(summary)
+    assert not well(found)
+    assert table(found)[4].startswith(f"chat-0 {word} tiny")
+    if reason:
+        assert table(found)[-1] == f"worker chat-0: {reason}"
+
+
+def test_a_workers_own_reason_goes_before_the_queens() -> None:
+    theirs = heartbeat(status="failed", reason="The model is damaged.")
+    summary = WorkerSummary(worker=theirs, routable=False, age_seconds=1.0, reason="status failed")
+    assert table(state(summary))[-1] == "worker chat-0: The model is damaged."
+
+
+def test_reasons_of_what_is_well_by_now_are_not_told() -> None:
+    found = state(of_worker(reason="was slow"), hive=replace(BOX, error="was away"))
+    assert well(found)
+    assert table(found)[-1] == "alias gpt-4o -> tiny, big"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.9, "0s"), (59, "59s"), (61, "1m01s"), (3600, "1h00m"), (86399, "23h59m"), (90000, "1d1h")],
+)
+def test_how_long_it_is_up(seconds: float, words: str) -> None:
+    assert f"up {words}," in table(state(uptime_seconds=seconds))[0]
