@@ -14,9 +14,8 @@ import click
 from rbee.cli import common
 from rbee.cli.queen_link import connect, queen_option, token_option
 from rbee.contracts import codec
-from rbee.contracts.operations import OPERATIONS, OperationType
+from rbee.contracts.operations import OPERATIONS, OperationType, request_of
 from rbee.core.doc import Doc
-from rbee.core.errors import InvalidRequest
 
 _SCALARS: dict[type, Any] = {str: click.STRING, int: click.INT, float: click.FLOAT, bool: click.BOOL}
 #: Fields that a person never says: apply does (`queen_url` is also the option for the queen herself).
@@ -45,10 +44,7 @@ def _command(kind: OperationType) -> click.Command:
     @common.output_option
     @common.people_errors
     def run(queen_url: str | None, token_file: Path | None, output: str, **said: Any) -> None:
-        try:
-            request: Any = codec.convert(kind.request, _request(said))
-        except codec.CodecError as e:
-            raise InvalidRequest(f"{kind.name}: {e}") from None
+        request = request_of(kind, _request(said))
 
         def show(event: dict[str, Any]) -> None:
             if output == "json":

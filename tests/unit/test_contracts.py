@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee.contracts import codec, jobs, narration
+from rbee.contracts.bounds import refused
 from rbee.contracts.configs import HiveConfig, QueenConfig, boot_digest, config_digest
 from rbee.contracts.operations import OPERATIONS, parse_operation, wire
 from rbee.contracts.operations.hives import HiveCheck
 from rbee.contracts.operations.inference import Infer
 from rbee.contracts.operations.workers import WorkerSpawn
+from rbee.core.doc import Doc
 from rbee.core.errors import InvalidRequest
 from rbee.core.records import Mark
 from rbee.core.spec import WorkerOptions
@@ -76,6 +80,45 @@ def test_a_bad_body_is_told_what_is_wrong(body: bytes, said: str) -> None:
         parse_operation(body)
     assert said in str(e.value)
     assert e.value.code == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("WorkerProcessDelete", {"pid": 0}, "$.pid: must be at least 1"),
+        ("WorkerSpawn", {"model": "m", "port": 65536}, "$.port: must be at most 65535"),
+        ("WorkerSpawn", {"model": ""}, "$.model: must not be empty"),
+        ("WorkerSpawn", {"model": "m", "worker": "abacus"}, "$.worker: must be one of cpu, cuda, metal, rocm, vulkan"),
+        ("WorkerSpawn", {"model": "m", "options": {"parallel": 0}}, "$.options.parallel: must be at least 1"),
+        ("ModelDownload", {"model": "m", "sha256": "x"}, "$.sha256: must match ^[0-9a-f]{64}$"),
+        ("Infer", {"model": "m", "prompt": "x" * 32769}, "$.prompt: must have at most 32768 characters"),
+        ("Infer", {"model": "m", "prompt": "x", "temperature": 2.5}, "$.temperature: must be at most 2"),
+        ("Infer", {"model": "m", "prompt": "x", "stop": ["x"] * 5}, "$.stop: must have at most 4 items"),
+        ("Infer", {"model": "", "prompt": ""}, "$.model: must not be empty; $.prompt: must not be empty"),
+    ],
+)
+def test_what_lies_outside_a_fields_bounds_is_told_all_at_once(name: str, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest) as e:
+        parse_operation(json.dumps({"operation": {name: fields}}).encode())
+    assert e.value.message == f"{name}: {said}"
+
+
+def test_bounds_are_inclusive_and_what_was_not_said_is_not_looked_at() -> None:
+    infer = {"model": "m", "prompt": "x" * 32768, "temperature": 2, "stop": ["x"] * 4, "max_tokens": None}
+    parse_operation(json.dumps({"operation": {"Infer": infer}}).encode())
+    spawn = {"model": "m", "port": 1, "device": 0, "options": {"parallel": 256}}
+    parse_operation(json.dumps({"operation": {"WorkerSpawn": spawn}}).encode())
+
+
+@dataclass(frozen=True)
+class Pin:
+    digits: Annotated[str, Doc("At least four.", min_length=4)] | None = None
+    plain: int | None = 3
+
+
+def test_bounds_of_an_optional_annotation() -> None:
+    assert list(refused(Pin(digits="123"))) == ["$.digits: must have at least 4 characters"]
+    assert list(refused(Pin(digits="1234"))) == list(refused(Pin())) == []
 
 
 @given(st.binary(max_size=100))

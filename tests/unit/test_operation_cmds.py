@@ -103,6 +103,21 @@ def test_what_is_missing_is_said_before_anything_is_asked() -> None:
     assert "--model" in told.output
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["model", "download", "--model", "hf:a/b/c.gguf", "--sha256", "nonsense"], "sha256"),
+        (["worker", "kill", "--pid", "0"], "pid"),
+        (["worker", "spawn", "--model", ""], "model"),
+    ],
+)
+def test_what_the_type_refuses_is_refused_here(args: list[str], words: str) -> None:
+    told = run(*args, "--queen-url", "http://127.0.0.1:9")  # nobody is asked
+    assert told.exit_code == 1
+    assert words in told.output
+    assert "127.0.0.1:9" not in told.output
+
+
 def test_a_value_that_is_no_choice_is_a_usage_error() -> None:
     told = run("worker", "spawn", "--model", "m", "--worker", "abacus")
     assert told.exit_code == 2

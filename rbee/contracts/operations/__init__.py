@@ -5,7 +5,15 @@ Routes, schemas, CLI commands and docs derive from `OPERATIONS`. One module a fa
 """
 
 from rbee.contracts.operations import fleet, hives, inference, models, workers
-from rbee.contracts.operations.base import OPERATIONS, Daemon, OperationType, operation, parse_operation, wire
+from rbee.contracts.operations.base import (
+    OPERATIONS,
+    Daemon,
+    OperationType,
+    operation,
+    parse_operation,
+    request_of,
+    wire,
+)
 
 __all__ = [
     "OPERATIONS",
@@ -17,6 +25,7 @@ __all__ = [
     "models",
     "operation",
     "parse_operation",
+    "request_of",
     "wire",
     "workers",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from rbee.contracts import codec
+from rbee.contracts.bounds import refused
 from rbee.core.errors import InvalidRequest
 from rbee.core.problems import did_you_mean
 
@@ -70,7 +71,15 @@ def parse_operation(body: bytes) -> tuple[OperationType, Any]:
     kind = OPERATIONS.get(name)
     if kind is None:
         raise InvalidRequest(f"There is no operation {name!r}.", mend=did_you_mean(str(name), list(OPERATIONS)))
+    return kind, request_of(kind, fields)
+
+
+def request_of(kind: OperationType, fields: Any) -> Any:
+    """The request value of plain fields. Raises InvalidRequest for a bad field or one outside its bounds."""
     try:
-        return kind, codec.convert(kind.request, fields)
+        request: Any = codec.convert(kind.request, fields)
     except codec.CodecError as e:
-        raise InvalidRequest(f"{name}: {e}") from None
+        raise InvalidRequest(f"{kind.name}: {e}") from None
+    if outside := list(refused(request)):
+        raise InvalidRequest(f"{kind.name}: {'; '.join(outside)}")
+    return request
