@@ -12,7 +12,7 @@ help:
 	@echo "make demo       apply an example fleet on this machine and ask it something"
 	@echo "make demo-stop  stop it and remove what it made"
 	@echo "make test       install what tests need, then run all of them (CI runs this)"
-	@echo "make test-fast  the tests that need no engine, no lab: under a minute"
+	@echo "make test-fast  the unit tests: under a minute"
 	@echo "make lint       ruff, mypy, import contracts"
 	@echo "make bench      gateway and apply benchmarks, as ratios"
 	@echo "make lock       resolve and pin the dependencies again"
@@ -48,7 +48,7 @@ test: packages $(VENV)/.dev lint
 	$(BIN)/python -m pytest tests/integration tests/features tests/lab --durations=8
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -q tests/unit tests/integration -m "not engine and not lab and not slow"
+	$(BIN)/python -m pytest -q tests/unit
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
