@@ -116,6 +116,11 @@ def test_what_did_not_go_well_is_told_with_its_reason_and_mend(status: str, word
     assert told == f"model.fetch m on box: {word}\n    {error}\n    Free some.\n"  # no markup read, nothing cut
 
 
+def test_words_from_a_machine_give_a_terminal_no_commands() -> None:
+    told = shown({**END, "status": "failed", "error": "\x1b]0;title\x07 \x1b[2J gone"})
+    assert told.splitlines()[1] == "     ]0;title   [2J gone"
+
+
 def test_an_interruption_is_told_at_once() -> None:
     assert shown({"type": "interrupt", "message": "Ending what runs."}) == "Ending what runs.\n"
 
@@ -185,6 +190,11 @@ def test_a_fleet_that_is_well() -> None:
         "new-0 starting tiny box cpu llama-cpp 1/2 12 -",
         "alias gpt-4o -> tiny, big",
     ]
+
+
+def test_reasons_give_a_terminal_no_commands() -> None:
+    found = state(of_worker(False, "\x1b[2Jgone"), hive=replace(BOX, status="stale", error="\x1b[2Jgone"))
+    assert table(found)[-2:] == ["hive box: [2Jgone", "worker chat-0: [2Jgone"]
 
 
 @pytest.mark.parametrize("status", ["stale", "unreachable", "unknown"])

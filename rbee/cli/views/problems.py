@@ -52,15 +52,15 @@ def _count(problems: Sequence[Problem]) -> str:
 
 def _block(problem: Problem, texts: dict[str, list[str]]) -> str:
     colour = "red" if problem.severity == "error" else "yellow"
-    lines = [click.style(f"{problem.severity.capitalize()}: ", fg=colour, bold=True) + _harmless(problem.summary)]
+    lines = [click.style(f"{problem.severity.capitalize()}: ", fg=colour, bold=True) + harmless(problem.summary)]
     if problem.where:
-        lines.append(f"  at {_harmless(str(problem.where))}")
+        lines.append(f"  at {harmless(str(problem.where))}")
         lines += _excerpt(problem.where, texts)
-    lines += [f"  {_harmless(line)}" for text in (problem.detail, problem.mend) for line in text.splitlines()]
+    lines += [f"  {harmless(line)}" for text in (problem.detail, problem.mend) for line in text.splitlines()]
     return "\n".join(lines)
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """The text without what a terminal would take for a command."""
     return "".join(c if c.isprintable() else " " for c in text)
 
@@ -77,7 +77,7 @@ def _excerpt(where: Where, texts: dict[str, list[str]]) -> Iterable[str]:
     shown = text[start : start + _WIDEST].rstrip()
     gutter = f"{where.line} | "
     caret = " " * max(0, where.column - 1 - start) + click.style("^", bold=True)
-    return [f"    {gutter}{_harmless(shown)}", f"    {' ' * (len(gutter) - 2)}| {caret}"]
+    return [f"    {gutter}{harmless(shown)}", f"    {' ' * (len(gutter) - 2)}| {caret}"]
 
 
 def _lines(file: str) -> list[str]:

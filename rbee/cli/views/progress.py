@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from rbee.cli.views.problems import harmless
+
 MARK = {"done": ("ok", "green"), "failed": ("FAILED", "red"), "skipped": ("skipped", "yellow")}
 _MB = 2**20
 
@@ -66,7 +68,7 @@ class Live:
     def _note(self, event: dict[str, Any]) -> None:
         task = self._tasks.get(event["action"])
         if self._moving and task is not None:
-            self._bar.update(task, detail=event["message"][:70])
+            self._bar.update(task, detail=harmless(event["message"][:70]))
 
     def _end(self, event: dict[str, Any]) -> None:
         task = self._tasks.pop(event["action"], None)
@@ -80,4 +82,4 @@ class Live:
                 self._say(f"    {text}", colour)
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self._console.print(Text(text, style=style or ""), soft_wrap=True, highlight=False)
+        self._console.print(Text(harmless(text), style=style or ""), soft_wrap=True, highlight=False)

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rbee.cli.views.problems import harmless
 from rbee.contracts.operations.fleet import StatusResponse, WorkerSummary
 
 _COLOUR = {"online": "green", "ready": "green", "busy": "green", "starting": "yellow", "stopping": "yellow"}
@@ -38,11 +39,11 @@ def render(found: StatusResponse) -> Iterator[RenderableType]:
         yield Text(f"alias {name} -> {', '.join(models)}", style="dim")
     for hive in found.hives:
         if hive.error and hive.status != "online":
-            yield Text(f"hive {hive.hive_id}: {hive.error}", style="red")
+            yield Text(harmless(f"hive {hive.hive_id}: {hive.error}"), style="red")
     for summary in found.workers:
         reason = summary.worker.reason or summary.reason
         if reason and not summary.routable:
-            yield Text(f"worker {summary.worker.worker_id}: {reason}", style="red")
+            yield Text(harmless(f"worker {summary.worker.worker_id}: {reason}"), style="red")
 
 
 def _worker(summary: WorkerSummary) -> tuple[RenderableType, ...]:
