@@ -71,7 +71,7 @@ schemas: $(VENV)/.dev
 	$(BIN)/rbee schema --write
 
 # One resolution for all: the hive's lock is a part of the developer's.
-COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url
+COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make lock'
 lock: $(VENV)/.dev
 	$(COMPILE) --python-version 3.11 --all-extras pyproject.toml -o requirements/dev.lock
 	$(COMPILE) --python-version 3.11 -c requirements/dev.lock --extra controller --extra llama-cpp --extra demo --extra build pyproject.toml -o requirements/demo.lock

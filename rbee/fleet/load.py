@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from rbee.contracts import codec
 from rbee.contracts.schemas import SCHEMAS
@@ -20,6 +20,7 @@ from rbee.core.providers import EngineProvider
 from rbee.core.resolve import Places, complete
 from rbee.core.spec import Spec
 from rbee.fleet.load_providers import Providers, load_providers
+from rbee.fleet.ports import Files
 from rbee.fleet.schema_problems import refusals
 from rbee.fleet.schema_words import label
 
@@ -27,18 +28,6 @@ BUILTINS = ("bee-tiny",)
 _SECTIONS = ("hives", "models", "workers", "aliases", "policies")
 #: What a thing cannot be without: when it is refused, nothing more is said of the thing.
 _VITAL = {"hives": ("ssh",), "models": ("source",), "workers": ("model",), "aliases": (), "policies": ()}
-
-
-class Files(Protocol):
-    """The files of this machine, as far as loading needs them."""
-
-    def document(self, path: Path, environment: Mapping[str, str]) -> Document:
-        """Raises ProblemsError with why the file cannot be read."""
-        ...
-
-    def kind(self, path: Path) -> Literal["file", "directory", "missing"]: ...
-
-    def listing(self, folder: Path) -> list[Path]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,17 +7,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rbee.contracts import codec
 from rbee.contracts.schemas import SCHEMAS
 from rbee.core.document import Document
 from rbee.core.problems import Problem, ProblemsError, did_you_mean
 from rbee.core.providers import PLACEHOLDERS, EngineProvider
+from rbee.fleet.ports import Files
 from rbee.fleet.schema_problems import refusals
-
-if TYPE_CHECKING:
-    from rbee.fleet.load import Files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
 from rbee.contracts.capabilities import Capabilities
+from rbee.core.document import Document
 from rbee.core.errors import RbeeError
 from rbee.core.facts import MachineFacts
 from rbee.core.providers import EngineProvider
@@ -39,6 +40,18 @@ class Part:
     path: Path
     size: int
     offset: int = 0
+
+
+class Files(Protocol):
+    """The files of this machine, as far as loading needs them."""
+
+    def document(self, path: Path, environment: Mapping[str, str]) -> Document:
+        """Raises ProblemsError with why the file cannot be read."""
+        ...
+
+    def kind(self, path: Path) -> Literal["file", "directory", "missing"]: ...
+
+    def listing(self, folder: Path) -> list[Path]: ...
 
 
 class Stream(Protocol):
