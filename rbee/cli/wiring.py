@@ -85,16 +85,18 @@ class RealHome:
         self.paths = paths
         self._token_file = Path(token_file) if token_file else paths.token
         self._given = token_file is not None
+        self._making = threading.Lock()
 
     @property
     def token_file(self) -> str:
         return str(self._token_file)
 
     def token(self) -> str:
-        if not self._token_file.exists():
-            if self._given:
-                load_token(self._token_file)  # raises: a file that someone named must be there
-            write_secret(self._token_file, make_token())
+        with self._making:  # many hives ask at once, and all must get the same
+            if not self._token_file.exists():
+                if self._given:
+                    load_token(self._token_file)  # raises: a file that someone named must be there
+                write_secret(self._token_file, make_token())
         return load_token(self._token_file).reveal()
 
     def token_if_any(self) -> str | None:
