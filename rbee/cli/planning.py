@@ -84,6 +84,7 @@ def request_for(
         addresses=own_addresses(),
         pinned=read_pins(lock_path(source), loaded.spec.models),
         files=_file_digests(loaded.spec, Digests(paths.cache)),
+        warnings=loaded.warnings,
         destroy=destroy,
         keep_models=keep_models,
         parallelism=parallelism,

@@ -250,6 +250,12 @@ def _begin_nothing(draft: _Draft, seen: HiveActual, running: Mapping[str, str], 
         if not _runs(seen, worker.worker_id) and running.get(worker.worker_id) in drafts:
             drafts[running[worker.worker_id]].held.append(worker.worker_id)
     draft.workers = [w for w in draft.workers if _runs(seen, w.worker_id)]
+    # What only they would have needed is not brought either; what is there already stays for when they fit.
+    models, engines = {w.model for w in draft.workers}, {w.binary_id for w in draft.workers}
+    models |= {m.id for m in seen.models}
+    engines |= {b.id for b in seen.binaries}
+    draft.models = {n: m for n, m in draft.models.items() if n in models}
+    draft.engines = {n: e for n, e in draft.engines.items() if n in engines}
 
 
 def _threads(name: str, draft: _Draft, seen: HiveActual) -> list[Problem]:

@@ -12,7 +12,7 @@ from rbee.contracts import codec
 from rbee.contracts.schemas import SCHEMAS
 from rbee.core import document as doc
 from rbee.core.checks import Finding, Scene, check_machines
-from rbee.core.checks_work import check_aliases, check_models, check_workers
+from rbee.core.checks_work import check_aliases, check_models, check_not_yet, check_workers
 from rbee.core.digest import digest
 from rbee.core.document import Document
 from rbee.core.problems import Problem, ProblemsError, Where
@@ -100,7 +100,7 @@ def _examine(
         kind=lambda path: files.kind(Path(path)),
     )
     problems = [*document.problems, *(r.problem for r in refused)]
-    for check in (check_machines, check_models, check_aliases, check_workers):
+    for check in (check_machines, check_models, check_aliases, check_workers, check_not_yet):
         problems += [_located(document, finding) for finding in check(scene)]
     return problems, scene
 

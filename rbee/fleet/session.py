@@ -12,6 +12,7 @@ from rbee.core.actual import HiveActual
 from rbee.core.desired import Desired
 from rbee.core.digest import digest
 from rbee.core.plan import Plan, make_plan
+from rbee.core.problems import Problem
 from rbee.core.providers import EngineProvider
 from rbee.core.spec import Spec
 from rbee.fleet import reach
@@ -46,6 +47,8 @@ class Request:
     pinned: Mapping[str, str]
     #: SHA-256 of the local files that models come from, by model name.
     files: Mapping[str, str] = field(default_factory=dict)
+    #: Of the file itself; they are told with the plan and stop nothing.
+    warnings: tuple[Problem, ...] = ()
     destroy: bool = False
     keep_models: bool = False
     parallelism: int = defaults.PARALLELISM
@@ -98,5 +101,9 @@ def make(
         desired = replace(desired, problems=(*desired.problems, *unheard))
     local = spec.local_hive
     plan = make_plan(desired, seen.actual, local.name if local else None)
-    plan = replace(plan, made_from=digest([plan.made_from, request.token_digest], 64))
+    plan = replace(
+        plan,
+        made_from=digest([plan.made_from, request.token_digest], 64),
+        problems=(*plan.problems, *(() if request.destroy else request.warnings)),
+    )
     return Planned(plan=plan, spec=spec, survey=seen, queen_config=queen, hive_configs=configs)

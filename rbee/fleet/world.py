@@ -145,6 +145,10 @@ class Tell:
     def note(self, message: str) -> None:
         self.emit({"type": "action_note", "message": message})
 
+    def say(self, message: str) -> None:
+        """A note that stays: something for the user to know or do."""
+        self.emit({"type": "action_note", "message": message, "keep": True})
+
     def progress(self, done: int, total: int) -> None:
         self.emit({"type": "action_progress", "done": done, "total": total})
 

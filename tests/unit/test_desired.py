@@ -382,3 +382,14 @@ def test_a_replica_that_is_not_asked_for_any_more_is_not_held() -> None:
 
 def test_a_hive_that_was_not_seen_has_no_settings_yet() -> None:
     assert want(spec(BOX), {"box": Unknown(why="")}).hives["box"].config_digest == ""
+
+
+def test_what_only_too_big_workers_would_need_is_not_brought() -> None:
+    """A model of many GB is not fetched for workers that cannot begin; what is there already is not removed."""
+    of = spec(BOX, workers=[chat(hive="box")])
+    empty = want(of, {"box": bare(memory_available=1)}, predicted=2**20).hives["box"]
+    assert (empty.models, empty.engines) == ((), ())
+    there = replace(hive_actual(), memory_available=1, workers=())
+    found = want(of, {"box": there}, predicted=2**20).hives["box"]
+    assert {m.name for m in found.models} <= {m.id for m in there.models}
+    assert {e.binary_id for e in found.engines} == {b.id for b in there.binaries}

@@ -94,7 +94,7 @@ def test_stopping_a_hive(on: Stage) -> None:
 
 
 def test_a_hive_of_a_machine_without_a_release_cannot_be_stopped() -> None:
-    with pytest.raises(RbeeError, match="No release of rbee"):
+    with pytest.raises(RbeeError, match="No release of this fleet"):
         stage(machine(releases=())).do(hives.stop, action("hive.stop"))
 
 

@@ -103,6 +103,8 @@ def shown(*events: dict[str, Any], terminal: bool = False) -> str:
 
 def test_elsewhere_than_on_a_terminal_there_are_plain_lines() -> None:
     progress = {"type": "action_progress", "action": START["action"], "done": 1, "total": 2}
+    kept = {"type": "action_note", "action": START["action"], "message": "log out and it ends", "keep": True}
+    assert "model.fetch m on box: log out and it ends\n" in shown(START, kept, END)
     note = {"type": "action_note", "action": START["action"], "message": "half"}
     assert shown(START, progress, note, END) == "model.fetch m on box ...\nmodel.fetch m on box: ok (1.3 s)\n"
 

@@ -67,7 +67,9 @@ class Live:
 
     def _note(self, event: dict[str, Any]) -> None:
         task = self._tasks.get(event["action"])
-        if self._moving and task is not None:
+        if event.get("keep"):
+            self._say(f"{event['action']}: {event['message']}", "yellow")
+        elif self._moving and task is not None:
             self._bar.update(task, detail=harmless(event["message"][:70]))
 
     def _end(self, event: dict[str, Any]) -> None:

@@ -57,15 +57,16 @@ def _service(world: World, action: Action, verb: str, tell: Tell) -> None:
         world.shell(action.hive), release_python(world, action.hive, str(action.params["release"])), verb, "hive"
     )
     for note in told.get("notes", ()):
-        tell.note(str(note))
+        tell.say(str(note))
 
 
 def stop(world: World, action: Action, tell: Tell) -> None:
     assert action.hive is not None
     facts = world.facts(action.hive)
-    if not facts.releases:
-        raise RbeeError("No release of rbee is on the machine to stop its hive with.", code="no_release")
-    service(world.shell(action.hive), facts.releases[-1].python, "stop", "hive")
+    ours = [r for r in facts.releases if r.mark is not None and r.mark.fleet == world.spec.fleet]
+    if not ours:
+        raise RbeeError("No release of this fleet is on the machine to stop its hive with.", code="no_release")
+    service(world.shell(action.hive), ours[-1].python, "stop", "hive")
 
 
 def uninstall(world: World, action: Action, tell: Tell) -> None:

@@ -41,7 +41,7 @@ def restart(world: World, action: Action, tell: Tell) -> None:
 def _tell(told: dict[str, object], tell: Tell) -> None:
     notes = told.get("notes")
     for note in notes if isinstance(notes, list) else ():
-        tell.note(str(note))
+        tell.say(str(note))
 
 
 def configure(world: World, action: Action, tell: Tell) -> None:
