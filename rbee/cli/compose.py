@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -40,6 +40,8 @@ def run_queen(path: Path | None) -> None:
     from rbee.daemons.queen.app import QueenDaemon
 
     paths = Paths.of_environment()
+    reloads = _Reloads()
+    signal.signal(signal.SIGHUP, lambda number, frame: reloads())
     where = path or paths.queen_config
     config = read_config(QueenConfig, where)
     token = read_token(config.token_file, paths)
@@ -51,14 +53,33 @@ def run_queen(path: Path | None) -> None:
         async with _local_hive(config.local_hive, paths) as hive:
             await queen.start()
             try:
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, queen.reload_quietly)
                 if hive is not None:
                     queen.add_local_hive(hive)
+                reloads.begin(queen.reload_quietly)
                 await stop.wait()
             finally:
                 await queen.stop()
 
-    app.run(main)
+    app.run(main, hangup=reloads)
+
+
+class _Reloads:
+    """SIGHUP, from before the settings are read: one that comes too early is made up for once there is a queen."""
+
+    def __init__(self) -> None:
+        self._reload: Callable[[], None] | None = None
+        self._missed = False
+
+    def __call__(self) -> None:
+        if self._reload is None:
+            self._missed = True
+        else:
+            self._reload()
+
+    def begin(self, reload: Callable[[], None]) -> None:
+        self._reload = reload
+        if self._missed:
+            reload()
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def worker() -> None:
 
 
 def _main(who: str, argv: list[str] | None) -> int:
+    # Until the event loop listens for it, which takes imports: by default it would end the process.
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
     parser = argparse.ArgumentParser(prog={"queen": "queen-rbee", "hive": "rbee-hive"}.get(who, "llm-worker-rbee"))
     parser.add_argument("--config", type=Path, default=os.environ.get("RBEE_CONFIG"), help="settings file (JSON)")
     said = parser.parse_args(argv)

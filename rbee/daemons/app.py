@@ -175,8 +175,11 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Runs `main(stop)` to its end. SIGTERM and SIGINT set `stop`; a second one ends the process at once."""
+def run(main: Callable[[asyncio.Event], Awaitable[None]], hangup: Callable[[], None] = lambda: None) -> None:
+    """Runs `main(stop)` to its end. SIGTERM and SIGINT set `stop`; a second one ends the process at once.
+
+    SIGHUP calls `hangup`, on the loop; it never ends a daemon, not even one that has nothing to read again.
+    """
     loop = new_loop()
     asyncio.set_event_loop(loop)
     stop = asyncio.Event()
@@ -189,6 +192,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked, number)
+    loop.add_signal_handler(signal.SIGHUP, hangup)
     try:
         loop.run_until_complete(main(stop))
     finally:

@@ -227,3 +227,37 @@ def test_the_hive_of_this_machine_lives_inside_the_queen(tmp_path: Path) -> None
         queen.send_signal(signal.SIGTERM)
         assert queen.wait(30) == 0
         assert not (h.paths.state / "hive.run.json").exists()
+
+
+def test_a_hang_up_at_any_moment_ends_neither_queen_nor_hive(tmp_path: Path) -> None:
+    hive = HiveConfig(hive_id="localhost", fleet="test", listen="127.0.0.1:0")
+    with home(tmp_path, replace(CONFIG, local_hive=hive)) as h:
+        queen = h.start()
+        end = time.monotonic() + 20
+        while not (h.paths.state / "hive.lock").exists():  # the hive comes first: there is no queen yet
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        changed = replace(CONFIG, local_hive=hive, aliases={"gpt": ("llama",)})
+        h.settle(changed)
+        queen.send_signal(signal.SIGHUP)
+        url = h.run_file(queen)["url"]
+        while ask(f"{url}/v1/queen")["config_digest"] != config_digest(changed):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        queen.send_signal(signal.SIGTERM)
+        assert queen.wait(30) == 0
+
+        h.paths.hive_config.write_bytes(codec.encode_pretty(hive))
+        alone = subprocess.Popen([sys.executable, "-m", "rbee.cli.daemons", "hive"], env=h.env, stderr=subprocess.PIPE)
+        try:
+            while not (h.paths.state / "hive.run.json").exists():
+                assert alone.poll() is None
+                assert time.monotonic() < end + 20
+                time.sleep(0.02)
+            alone.send_signal(signal.SIGHUP)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                alone.wait(0.5)
+            assert alone.poll() is None
+        finally:
+            alone.terminate()
+            alone.communicate()
