@@ -22,8 +22,9 @@ from rbee.core.errors import RbeeError, Unreachable
 from rbee.core.spec import Ssh
 from rbee.fleet.ports import Completed, OnProgress, Part, Stream
 
-#: A bulk transfer that moves nothing for this long is given up.
-SILENCE = 60.0
+#: A transfer that moves nothing for this long is given up. A slow machine is silent while it unpacks what it got; one
+#: that is gone is noticed sooner (see `ssh_open.DEAD_AFTER`).
+SILENCE = 300.0
 _CHUNK = 2**18
 #: paramiko sends at most this much at a time whatever it is given.
 _PACKET = 2**15

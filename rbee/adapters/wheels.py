@@ -17,8 +17,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
-
 from rbee.adapters.paths import write_atomic
 from rbee.contracts import codec
 from rbee.core.digest import digest
@@ -75,6 +73,8 @@ def for_target(text: str, target: Target) -> list[str]:
 
     Raises RbeeError `bad_lock` for a line that is none, has no hash or is not pinned.
     """
+    from packaging.requirements import InvalidRequirement, Requirement  # only who installs something needs it
+
     out = []
     for line in text.replace("\\\n", " ").splitlines():
         line = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()

@@ -60,10 +60,12 @@ class Bench:
     def __init__(self, fleet: Fleet, hosts: Sequence[str]) -> None:
         self.fleet, self.hosts = fleet, list(hosts)
         self.config = str(fleet.lab.ssh_config)
+        # An installed program has its compiled modules; one that may not keep them compiles itself at each start.
+        self.env = {k: v for k, v in fleet.home.env.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
     def apply(self, expect: str) -> Cost:
         argv = [sys.executable, "-m", "rbee.cli", "apply", "--auto-approve"]
-        return cost(argv, self.fleet.home.env, self.fleet.home.root, expect)
+        return cost(argv, self.env, self.fleet.home.root, expect)
 
     def noop(self) -> Cost:
         return self.apply("No changes")
@@ -80,10 +82,10 @@ class Bench:
     def fabric(self) -> Cost:
         argv = [sys.executable, "-m", "tests.bench.apply.fabric_probe", self.config, *self.hosts]
         root = str(Path(__file__).parents[3])
-        return cost(argv, {**self.fleet.home.env, "PYTHONPATH": root}, Path(root), f"{len(self.hosts)} hives of")
+        return cost(argv, {**self.env, "PYTHONPATH": root}, Path(root), f"{len(self.hosts)} hives of")
 
     def openssh(self) -> Cost:
-        return cost(["sh", "-c", ALL_AT_ONCE, "sh", self.config, *self.hosts], self.fleet.home.env, Path("/"), "")
+        return cost(["sh", "-c", ALL_AT_ONCE, "sh", self.config, *self.hosts], self.env, Path("/"), "")
 
 
 def measure(count: int) -> dict[str, Cost]:
