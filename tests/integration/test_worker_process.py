@@ -58,6 +58,31 @@ async def test_an_engine_killed_in_a_stream_comes_back(model: Path) -> None:
         assert (await w.post(CHAT, {**LONG, "stream": False, "max_tokens": 2}))[0] == 200
 
 
+WATCHFUL = Limits(look_every=0.2, look_timeout=0.2, backoff=0.05)
+
+
+async def test_an_engine_that_hangs_is_killed_and_comes_back(model: Path) -> None:
+    async with running(config(model), WATCHFUL) as w:
+        first = (await w.info())["engine_pid"]
+        async with w.client.post(CHAT, json=LONG) as answer:
+            await answer.content.readany()
+            os.kill(first, signal.SIGSTOP)
+            *_, last = (await answer.text()).strip().split("\n\n")
+        assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
+        await until(lambda: w.daemon.state.engine_starts == 2)
+        assert not alive(first)
+        assert (await w.post(CHAT, {**LONG, "stream": False, "max_tokens": 2}))[0] == 200
+
+
+async def test_an_engine_at_work_is_not_hung_though_it_has_no_time_to_answer(model: Path) -> None:
+    async with running(config(model), Limits(look_every=0.4, look_timeout=0.000001)) as w:
+        first = (await w.info())["engine_pid"]
+        async with w.client.post(CHAT, json={**LONG, "max_tokens": 3000}) as answer:
+            text = await answer.text()
+        assert text.endswith("data: [DONE]\n\n")
+        assert (await w.info())["engine_pid"] == first
+
+
 async def test_an_engine_killed_before_its_one_answer_is_a_503(model: Path) -> None:
     async with running(config(model)) as w:
         asked = asyncio.create_task(w.client.post(CHAT, json={**LONG, "stream": False}))

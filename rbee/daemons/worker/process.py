@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import psutil
+
 import rbee.adapters.guard
 from rbee.adapters.engines.reasons import how_it_ended, mend_for, reason_in
 from rbee.adapters.splice import Splice, Upstream, UpstreamError
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 UNLOADABLE = 3
 _LINE = 4096
 _POLL = 0.05
+#: Seconds for an answer at the ready path while it loads.
+_ASK = 30.0
 
 
 class EngineFailed(RbeeError):
@@ -62,6 +67,7 @@ class Engine:
         self.upstream = Upstream("127.0.0.1", launch.port, reuse=False)
         #: What the launcher said of the model: context_length, slots, tools.
         self.facts: dict[str, Any] = {}
+        self._cpu_seconds = 0.0
         self._process = process
         self._said: deque[str] = deque(maxlen=60)
         self._announced = asyncio.Event()
@@ -123,6 +129,33 @@ class Engine:
         """Waits for the end; the exit status, negative for a signal."""
         return await asyncio.shield(self._end)
 
+    async def ends_within(self, seconds: float) -> bool:
+        """Waits for the end, at most so long; whether it came."""
+        done, _ = await asyncio.wait({self._end}, timeout=seconds)
+        return bool(done)
+
+    async def answers(self, splice: Splice, timeout: float) -> bool:
+        """Whether it says in time, by its ready path, that it is well."""
+        try:
+            async with await splice.open(
+                self.upstream,
+                method="GET",
+                target=self.launch.ready_path,
+                headers=self.headers,
+                connect_timeout=timeout,
+                first_byte_timeout=timeout,
+            ) as answer:
+                return answer.status == 200
+        except UpstreamError:
+            return False
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used so far; what was last known once it is gone."""
+        with contextlib.suppress(psutil.Error):
+            used = psutil.Process(self.pid).cpu_times()
+            self._cpu_seconds = used.user + used.system
+        return self._cpu_seconds
+
     async def failure(self) -> EngineFailed:
         """Why it ended, from its exit status and its last words. Waits for the end."""
         status = await self.ended()
@@ -137,6 +170,10 @@ class Engine:
         if self.launch.stop == "term" and not self._end.done():
             self._signal(signal.SIGTERM)
             await asyncio.wait({self._end}, timeout=timeout)
+        await self.kill(timeout)
+
+    async def kill(self, timeout: float) -> None:
+        """SIGKILL to the process group, at once; waits for the end."""
         self._signal(signal.SIGKILL)
         await asyncio.wait({self._end}, timeout=timeout)
 
@@ -150,16 +187,8 @@ class Engine:
     async def _ready(self, splice: Splice) -> None:
         if self.launch.announces:
             await self._announced.wait()
-        while True:
-            try:
-                async with await splice.open(
-                    self.upstream, method="GET", target=self.launch.ready_path, headers=self.headers
-                ) as answer:
-                    if answer.status == 200:
-                        await answer.read()
-                        return
-            except UpstreamError:
-                pass  # it doesn't listen yet
+        # While it loads it may be slow: whoever waits bounds the time of all of it.
+        while not await self.answers(splice, _ASK):
             await asyncio.sleep(_POLL)
 
     async def _wait(self) -> int:

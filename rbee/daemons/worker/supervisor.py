@@ -17,6 +17,9 @@ from rbee.daemons.worker.state import WorkerState
 
 log = logging.getLogger(__name__)
 
+#: Seconds of processor time between two looks below which an engine does nothing.
+_AT_WORK = 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -28,6 +31,10 @@ class Limits:
     restarts: int = 3
     restart_window: float = 60.0
     backoff: float = defaults.BACKOFF_FIRST
+    #: A serving engine is asked so often, and is hung when it misses so many answers in a row.
+    look_every: float = 10.0
+    look_timeout: float = 5.0
+    misses: int = 3
 
 
 class Supervisor:
@@ -120,9 +127,24 @@ class Supervisor:
         self.engine = child
         self._state.enter("serving")
         log.info("the engine is ready (pid %d)", child.pid)
-        await child.ended()
+        hung = await self._watch(child)
         self._splice.drop(child.upstream)
-        return await child.failure()
+        return hung or await child.failure()
+
+    async def _watch(self, child: Engine) -> EngineFailed | None:
+        """Until the engine ends; or kills it and says why, when it is there and does nothing any more.
+
+        One that gives no answer but uses the processor is at work: all its threads may sit in long requests.
+        """
+        limits, missed, used = self._limits, 0, child.cpu_seconds()
+        while not await child.ends_within(limits.look_every):
+            answers = await child.answers(self._splice, limits.look_timeout)
+            before, used = used, child.cpu_seconds()
+            missed = 0 if answers or used - before > _AT_WORK else missed + 1
+            if missed >= limits.misses:
+                await child.kill(limits.stop_timeout)
+                return EngineFailed(f"{child.launch.name} hung: it gave no answer {missed} times and did nothing.")
+        return None
 
     def _too_often(self) -> bool:
         now = self._clock()
