@@ -17,11 +17,12 @@ from rbee.adapters.paths import Paths
 from rbee.adapters.secrets import Token
 from rbee.contracts import codec
 from rbee.contracts.configs import config_digest
-from rbee.contracts.heartbeat import HiveHeartbeat
+from rbee.contracts.heartbeat import HiveHeartbeat, MonitorData
 from rbee.contracts.operations.models import ModelDelete, ModelDownload
 from rbee.core.errors import RbeeError
 from rbee.daemons.app import free_port
 from rbee.daemons.hive.app import HiveDaemon
+from rbee.daemons.hive.heartbeat import Heartbeat
 from rbee.daemons.hive.ports import reachable_host
 from tests.support.files_server import serving
 from tests.support.hive import HiveClient, client, free_range, machine, settings, until
@@ -124,12 +125,56 @@ async def test_a_restarted_hive_goes_on_by_itself(paths: Paths, queen: FakeQueen
         assert (await hive.capabilities()).queen_url == queen.url
 
 
-@pytest.mark.parametrize("wrong", ["ftp://x", "nonsense", "http://", "http://" + "x" * 600])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "ftp://x",
+        "nonsense",
+        "http://",
+        "http://" + "x" * 600,
+        "http://127.0.0.1:1/shutdown?x=",
+        "http://127.0.0.1:1#",
+        "http://127.0.0.1:1?",
+        "http://u:p@127.0.0.1:1",
+        "http://127.0.0.1:99999",
+    ],
+)
 async def test_what_is_no_address_is_refused(paths: Paths, wrong: str) -> None:
     async with running(paths) as daemon, client(daemon.url) as hive:
         async with hive.session.get(f"{hive.url}/capabilities", params={"queen_url": wrong}) as answer:
             assert answer.status == 400
         assert daemon.heartbeat.queen_url is None
+
+
+async def test_two_queens_at_once_get_one_heartbeat(paths: Paths, queen: FakeQueen) -> None:
+    async with running(paths, heartbeat_interval=0.05) as daemon, client(daemon.url) as hive:
+        await hive.capabilities(queen_url=queen.url)
+        others = [f"http://127.0.0.1:{free_port()}" for _ in range(3)]
+        await asyncio.gather(*(daemon.heartbeat.discovered(url, False) for url in others))
+        tasks = [t for t in asyncio.all_tasks() if t.get_name() == "hive-heartbeat"]
+        assert tasks == [daemon.heartbeat._task]
+
+
+async def test_a_look_that_fails_ends_no_heartbeat(paths: Paths, queen: FakeQueen) -> None:
+    sick = [True]
+
+    async def monitor() -> MonitorData:
+        if sick:
+            sick.clear()
+            raise ValueError("a driver says nonsense")
+        return MonitorData(cpu_usage_percent=1.0, ram_used_gb=1.0, ram_total_gb=2.0, uptime_seconds=1)
+
+    heartbeat = Heartbeat("h1", 0.05, paths.state / "hive.queen.json", {}, monitor)
+    await heartbeat.discovered(queen.url, False)
+    await until(lambda: queen.beats)
+    await heartbeat.stop()
+
+
+async def test_the_queen_is_told_though_her_address_cannot_be_kept(paths: Paths, queen: FakeQueen) -> None:
+    (paths.state / "hive.queen.json" / "in the way").mkdir(parents=True)
+    async with running(paths) as daemon, client(daemon.url) as hive:
+        assert (await hive.capabilities(queen_url=queen.url)).queen_url == queen.url
+        await until(lambda: queen.beats)
 
 
 async def test_nobody_without_the_token_can_have_it_sent_elsewhere(paths: Paths, queen: FakeQueen) -> None:

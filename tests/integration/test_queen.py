@@ -14,6 +14,7 @@ import pytest
 
 from rbee.adapters.secrets import Token
 from rbee.contracts.configs import KnownModel
+from rbee.daemons.app import free_port
 from tests.support.mock_engine import MockEngine, Script
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 
@@ -232,6 +233,26 @@ async def test_of_two_processes_with_one_id_the_newer_wins(tmp_path: Path) -> No
         assert (old.requests, new.requests) == (0, 1)
         await c.heartbeat(beat("w2", new.port, started_at="2026-01-03T00:00:00Z"))
         assert set(c.queen.registry.workers) == {"w2"}  # it has w1's port now
+
+
+async def test_a_clock_that_was_set_back_keeps_no_worker_out(tmp_path: Path) -> None:
+    ahead = [0.0]
+    async with queen_in(tmp_path, clock=lambda: time.monotonic() + ahead[0]) as c, MockEngine() as engine:
+        registry = c.queen.registry
+        await c.heartbeat(beat("w1", free_port(), started_at="2026-01-02T00:00:00Z"))
+        async with c.chat() as answer:
+            assert answer.status == 503  # it has died; its next process began before it, by its clock
+        await c.heartbeat(beat("w1", engine.port, started_at="2026-01-01T00:00:00Z"))
+        assert registry.why_not(registry.workers["w1"]) is None
+        async with c.chat() as answer:
+            assert answer.status == 200
+
+        ahead[0] += 100  # as long silent as counts as stale
+        await c.heartbeat(beat("w1", engine.port, started_at="2025-01-01T00:00:00Z"))
+        assert registry.why_not(registry.workers["w1"]) is None
+        ahead[0] += 100
+        await c.heartbeat(beat("w2", engine.port, started_at="2024-01-01T00:00:00Z"))
+        assert set(registry.workers) == {"w2"}
 
 
 @pytest.mark.parametrize("name", ["X-Request-Timeout", "X-Deadline"])

@@ -61,6 +61,19 @@ async def test_a_hive_that_is_down_is_tried_until_it_answers(tmp_path: Path) -> 
             assert [h["error"] for h in found] == [None]
 
 
+async def test_a_hive_that_tells_nonsense_of_a_worker_is_still_asked(tmp_path: Path) -> None:
+    async with MockEngine() as engine:
+        records = [record("w0", 1, url="nonsense"), record("w1", engine.port)]
+        hive = FakeHive(port=free_port(), records=records)
+        bad = KnownHive(hive_id="h2", url=f"http://{'a' * 70}.example:1")  # no name may be so long
+        config = queen_config(hives=(hive.known, bad))
+        async with hive.run(tmp_path), queen_in(tmp_path, config, hive_interval=0.1) as c:
+            await eventually(functools.partial(c.queen.registry.workers.get, "w1"))
+            await eventually(lambda: len(hive.asked) >= 3)
+            await eventually(lambda: c.queen.hives.by_id["h2"].error)
+            assert all(h.task is not None and not h.task.done() for h in c.queen.hives.by_id.values())
+
+
 async def test_a_reload_finds_new_hives_and_forgets_old_ones(tmp_path: Path) -> None:
     first, second = FakeHive(hive_id="h1"), FakeHive(hive_id="h2")
     async with first.run(tmp_path), second.run(tmp_path):

@@ -52,6 +52,8 @@ class Heartbeat:
         self._workers: dict[str, WorkerChange] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        #: Two queens at once must not get two tasks, of which one would be forgotten.
+        self._changing = asyncio.Lock()
         self.queen_url: str | None = None
         self.sent = 0
         self.failures = 0
@@ -72,17 +74,21 @@ class Heartbeat:
         InvalidRequest for what is no address, Unauthorized.
         """
         url = queen_url.rstrip("/")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or len(url) > 500:
+        host = _host_of(url)
+        if host is None:
             raise InvalidRequest("queen_url must be http://HOST:PORT.")
-        if not trusted and not is_loopback(parts.hostname):
+        if not trusted and not is_loopback(host):
             raise Unauthorized("Only who shows the fleet's token may send heartbeats to another machine.")
-        if url == self.queen_url:
-            return
-        await self.stop()
-        known = KnownQueen(queen_url=url, trusted=trusted)
-        self._begin(known)
-        await asyncio.to_thread(write_atomic, self._kept, codec.encode_pretty(known), 0o600)
+        async with self._changing:
+            if url == self.queen_url:
+                return
+            await self.stop()
+            known = KnownQueen(queen_url=url, trusted=trusted)
+            self._begin(known)
+        try:
+            await asyncio.to_thread(write_atomic, self._kept, codec.encode_pretty(known), 0o600)
+        except OSError as e:  # a full disk; the queen will say it again to the hive after this one
+            log.warning("the queen's address cannot be kept: %s", e)
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -137,8 +143,23 @@ class Heartbeat:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as e:
             log.debug("heartbeat failed: %s", e)
             return False
+        except Exception:  # a look at the machine that failed: the next one may not
+            log.exception("no heartbeat could be made")
+            return False
         self.sent += 1
         # What changed while it was on its way stays for the next.
         self._models = {k: v for k, v in self._models.items() if models.get(k) is not v}
         self._workers = {k: v for k, v in self._workers.items() if workers.get(k) is not v}
         return True
+
+
+def _host_of(url: str) -> str | None:
+    """The host of `http://HOST:PORT`; None for anything else: what follows a path or a query would be the asker's."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or len(url) > 500 or port == 0:
+        return None
+    return parts.hostname if parts.netloc == url.partition("://")[2] and "@" not in url else None

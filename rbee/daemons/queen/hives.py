@@ -106,10 +106,11 @@ class Hives:
             hive.wake.clear()
             try:
                 await self._handshake(hive)
-            except (Unreachable, codec.CodecError) as e:
+            except Exception as e:  # whatever it was: a hive that nobody asks again is lost for good
                 if hive.error != str(e):
-                    log.warning("hive %s: %s", hive.known.hive_id, e)
-                hive.error = str(e)
+                    known = isinstance(e, (Unreachable, codec.CodecError))
+                    log.warning("hive %s: %s", hive.known.hive_id, e, exc_info=None if known else e)
+                hive.error = str(e) or type(e).__name__
                 await _pause(hive.wake, wait)
                 wait = min(wait * 2, defaults.BACKOFF_MAX)
                 continue

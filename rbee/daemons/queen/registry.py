@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.core.errors import InvalidRequest
 from rbee.core.records import WorkerRecord
 from rbee.core.routing import reasons, route, why_not
+
+log = logging.getLogger(__name__)
 
 #: A worker that was silent for this many times STALE_AFTER is forgotten.
 _FORGET = 10
@@ -110,10 +113,9 @@ class Registry:
         `trusted`: it has shown the fleet's token (or there is none). None when it is ignored: an older process of
         the same id, or one without the token that takes a trusted one's place. Raises InvalidRequest for a bad URL.
         """
-        known = self.workers.get(beat.worker_id)
-        if known is not None and (beat.started_at < known.beat.started_at or (known.trusted and not trusted)):
+        known, now = self.workers.get(beat.worker_id), self._clock()
+        if known is not None and (self._outlived(known, beat, now) or (known.trusted and not trusted)):
             return None
-        now = self._clock()
         if known is None or known.beat.started_at != beat.started_at or known.trusted != trusted:
             known = self._add(Worker(beat, now, trusted))
             self._evict(known)
@@ -128,10 +130,24 @@ class Registry:
         self._tell()
         return known
 
+    def _outlived(self, known: Worker, beat: WorkerHeartbeat, now: float) -> bool:
+        """Whether an older process says it, while a newer one is well. When the newer one is not, the start times
+        tell nothing: its machine's clock has been set back."""
+        return (
+            beat.started_at < known.beat.started_at
+            and known.unreachable is None
+            and now - known.last_seen <= self.stale_after
+        )
+
     def discovered(self, hive_id: str, records: Iterable[WorkerRecord]) -> list[Worker]:
         """Takes in workers that a hive told of; those that it must take on trust are returned, to be probed."""
         new: list[Worker] = []
         for record in records:
+            try:
+                upstream_of(record.url)
+            except InvalidRequest as e:  # the others are none the worse for it
+                log.warning("worker %s of hive %s: %s", record.worker_id, hive_id, e)
+                continue
             known = self.workers.get(record.worker_id)
             failed = record.status in ("failed", "dead")
             if known is not None and known.beat.started_at >= record.started_at and known.unreachable is None:
@@ -249,7 +265,8 @@ class Registry:
     def _evict(self, newest: Worker) -> None:
         """A port has one owner: a worker that speaks from another's address has taken its place."""
         for other in [w for w in self.workers.values() if w.upstream == newest.upstream and w is not newest]:
-            if other.beat.started_at <= newest.beat.started_at and (newest.trusted or not other.trusted):
+            older = self._outlived(other, newest.beat, newest.last_seen)
+            if not older and (newest.trusted or not other.trusted):
                 self.forget(other.worker_id)
 
 

@@ -103,7 +103,7 @@ class Heartbeat:
             ):
                 await answer.read()
                 taken, why = answer.status < 300, f"it answered {answer.status}"
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as e:
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as e:  # a host that is no name, too
             taken, why = False, str(e) or type(e).__name__
         if taken is not self._reached:
             self._reached = taken

@@ -188,7 +188,7 @@ class Engine:
         if self.launch.announces:
             await self._announced.wait()
         # While it loads it may be slow: whoever waits bounds the time of all of it.
-        while not await self.answers(splice, _ASK):
+        while not await self.answers(splice, _ASK):  # noqa: ASYNC110 - no event tells that it listens
             await asyncio.sleep(_POLL)
 
     async def _wait(self) -> int:
