@@ -103,6 +103,16 @@ def peek(body: bytes) -> Peek:
     return Peek(found.model, bool(found.stream))
 
 
+def fields(body: bytes) -> dict[str, Any]:
+    """All fields of a body, for who checks them. Raises BadBody, also for text that `peek` skipped: not UTF-8."""
+    peek(body)
+    try:
+        found: dict[str, Any] = msgspec.json.decode(body)
+    except UnicodeDecodeError as error:
+        raise BadBody("The request body is not valid JSON: a text in it is not UTF-8.", "invalid_json") from error
+    return found
+
+
 def _bad_field(message: str) -> BadBody:
     """`message` is msgspec's: "Expected `str | null`, got `int` - at `$.model`"."""
     got = message.partition("got `")[2].partition("`")[0]

@@ -16,6 +16,7 @@ from rbee.contracts.openai import (
     Peek,
     error_body,
     error_type,
+    fields,
     peek,
     sse_error_frame,
 )
@@ -96,6 +97,16 @@ def test_a_bad_body_says_what_is_wrong_and_where(body: bytes, code: str, param: 
     assert says in caught.value.message
     error = json.loads(caught.value.body())["error"]
     assert error == {"message": caught.value.message, "type": "invalid_request_error", "code": code, "param": param}
+
+
+def test_all_fields_are_read_and_text_that_is_no_utf8_is_refused_wherever_it_is() -> None:
+    assert fields(b'{"model": "m", "x": [1]}') == {"model": "m", "x": [1]}
+    body = b'{"model": "m", "messages": [{"content": "\xff"}]}'
+    assert peek(body).model == "m"
+    for bad in (body, b"{nope"):
+        with pytest.raises(BadBody) as caught:
+            fields(bad)
+        assert caught.value.code == "invalid_json"
 
 
 _JSON = st.recursive(

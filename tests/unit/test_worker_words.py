@@ -144,6 +144,14 @@ def test_an_engines_refusal_in_openais_words(status: int, said: Any, expected: t
     assert (error.status, (told["message"], told["type"], told["code"], told["param"])) == (status, expected)
 
 
+def test_an_image_for_a_model_that_reads_none_is_the_clients_mistake() -> None:
+    said = {"error": {"code": 500, "message": "image input is not supported - hint: ...", "type": "server_error"}}
+    error = engine_error(500, json.dumps(said).encode(), "/v1/responses")
+    told = json.loads(error.body)["error"]
+    assert (error.status, told["type"], told["param"]) == (400, "invalid_request_error", "input")
+    assert told["message"] == "This model reads no image."
+
+
 def test_an_engine_that_says_nothing_is_still_told() -> None:
     assert "no reason" in json.loads(engine_error(502, b" ").body)["error"]["message"]
 

@@ -188,7 +188,7 @@ class NoWorker(Unavailable):
 
     def __init__(self, models: tuple[str, ...], reasons: tuple[str, ...], *, loading: bool) -> None:
         self.model = models[0] if models else ""
-        why = "; ".join(reasons[:5]) or "no worker runs it"
+        why = "; ".join(reason.rstrip(".") for reason in reasons[:5]) or "no worker runs it"
         super().__init__(
             f"No worker is ready for the model {self.model!r}: {why}.",
             code="model_loading" if loading else "no_worker_ready",

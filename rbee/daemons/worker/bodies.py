@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -31,8 +31,7 @@ class Asked:
 
 def read(kind: Kind, body: bytes) -> Asked:
     """Checks a body as OpenAI's servers would. Raises openai.BadBody."""
-    openai.peek(body)  # its messages for what is no JSON object
-    fields: dict[str, Any] = msgspec.json.decode(body)
+    fields = openai.fields(body)
     try:
         (sampling.check_chat if kind == "chat" else sampling.check_completion)(fields)
     except sampling.Refused as e:

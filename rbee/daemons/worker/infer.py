@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from rbee.adapters.splice import Splice
@@ -44,8 +43,7 @@ class InferFace:
         """Streams unless `stream` is false: then one object with `text`, `finish_reason`, `tokens`."""
         body = await request.read()
         try:
-            openai.peek(body)
-            fields: dict[str, Any] = msgspec.json.decode(body)
+            fields = openai.fields(body)
             sampling.check_infer(fields, self._state.context_length)
         except openai.BadBody as e:
             return web.Response(body=e.body(), status=400, content_type="application/json")

@@ -31,8 +31,12 @@ _TYPES = {
     "server_error": (openai.SERVER_ERROR, "engine_error"),
 }
 
+#: What llama.cpp calls its own fault, though the request asks for what this model cannot.
+_ASKED_TOO_MUCH = re.compile(r"(image|audio|video) input is not supported")
+
 #: The field that holds the prompt, where it is not `messages`.
 _PROMPTS = {"/v1/completions": "prompt", "/v1/responses": "input"}
+_ABOUT_THE_PROMPT = ("context_length_exceeded", "not_supported")
 
 
 class EngineError(Exception):
@@ -67,8 +71,12 @@ def engine_error(status: int, body: bytes, path: str = "/v1/chat/completions") -
     code = error.get("code")
     named = code if isinstance(code, str) else None
     kind, named = _TYPES.get(kind, (kind, named or ("engine_error" if status >= 500 else None)))
-    param = _PROMPTS.get(path, "messages") if named == "context_length_exceeded" else error.get("param")
-    return EngineError(status, openai.error_body(str(error.get("message", "")), kind, named, param))
+    message = str(error.get("message", ""))
+    if found := _ASKED_TOO_MUCH.match(message):
+        message = f"This model reads no {found[1]}."
+        status, kind, named = 400, openai.INVALID_REQUEST, "not_supported"
+    param = _PROMPTS.get(path, "messages") if named in _ABOUT_THE_PROMPT else error.get("param")
+    return EngineError(status, openai.error_body(message, kind, named, param))
 
 
 def is_chatter(data: bytes) -> bool:
