@@ -104,12 +104,15 @@ def peek(body: bytes) -> Peek:
 
 
 def fields(body: bytes) -> dict[str, Any]:
-    """All fields of a body, for who checks them. Raises BadBody, also for text that `peek` skipped: not UTF-8."""
+    """All fields of a body, for who checks them. Raises BadBody, also for what `peek` skipped: text that is not UTF-8,
+    a number beyond any."""
     peek(body)
     try:
         found: dict[str, Any] = msgspec.json.decode(body)
     except UnicodeDecodeError as error:
         raise BadBody("The request body is not valid JSON: a text in it is not UTF-8.", "invalid_json") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadBody(f"The request body cannot be read: {error}.", "invalid_json") from error
     return found
 
 

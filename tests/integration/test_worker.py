@@ -125,6 +125,22 @@ async def test_what_openai_refuses_is_refused(worker: Running, path: str, body: 
 @pytest.mark.parametrize(
     "body",
     [
+        b'{"model":"tiny","messages":[{"role":"user","content":"\xff"}]}',
+        b'{"model":"tiny","messages":[{"role":"user","content":"a"}],"temperature":1e999}',
+        b'{"model":"tiny","\xff":1}',
+        b'{"model":"tiny","prompt":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+async def test_what_only_looks_like_json_is_refused(worker: Running, body: bytes) -> None:
+    for path in (CHAT, "/v1/completions", "/v1/messages", "/v1/infer"):
+        async with worker.client.post(path, data=body) as answer:
+            error = (await answer.json())["error"]
+            assert (answer.status, error["type"]) == (400, "invalid_request_error"), path
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
         pytest.param({"messages": HELLO, "stream": True}, id="stream, generating"),
         pytest.param({"messages": HELLO}, id="one answer, generating"),
         pytest.param({"messages": HELLO, "stream": True, "n": 2}, id="two streams"),

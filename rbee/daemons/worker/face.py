@@ -174,6 +174,7 @@ class OpenAiFace:
     async def _handle_events(self, request: web.Request) -> web.StreamResponse:
         """Responses and messages: streams pass unread; one answer is folded from a stream, like the others."""
         body = await request.read()
+        openai.fields(body)  # the engine has words of its own for what is no JSON deeper down
         peek = openai.peek(body)
         self._supervisor.serving()
         if peek.stream:
