@@ -40,6 +40,24 @@ async def test_connections_to_the_worker_are_kept_and_shared() -> None:
         await until(lambda: not engine.open, "the idle connection closed")
 
 
+async def test_a_machine_that_vanished_is_noticed_by_the_kernel() -> None:
+    async with MockEngine() as engine, serving(engine) as gateway, client_of(gateway) as client:
+        client.ask(asked(True))
+        await client.answer()
+        (connection,) = gateway.splice.pool._idle[gateway.upstream]
+        tcp = connection.transport.get_extra_info("socket")
+        assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+
+
+async def test_a_request_as_to_a_proxy_is_passed_on_like_any() -> None:
+    async with MockEngine() as engine, serving(engine) as gateway, client_of(gateway) as client:
+        client.ask(asked(), head="POST http://gw/v1/x?a=b HTTP/1.1")
+        assert (await client.answer())[0] == 200
+
+
 @pytest.mark.parametrize("how", ["close_after", "say_close"])
 async def test_a_worker_that_closes_after_each_stream_is_no_event(how: str) -> None:
     async with MockEngine() as engine, serving(engine) as gateway, client_of(gateway) as client:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 import httptools
@@ -17,6 +18,23 @@ if TYPE_CHECKING:
 
 #: The longest head of an answer that we read.
 MAX_HEAD = 64 * 1024
+
+
+#: A machine that lost its power or its network says no goodbye: it is given up after about half a minute in which
+#: its kernel answers nothing. A live one may be silent for as long as it likes.
+_DEAD_PEER = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (
+            ("TCP_KEEPIDLE", 15),
+            ("TCP_KEEPINTVL", 5),
+            ("TCP_KEEPCNT", 3),
+            ("TCP_USER_TIMEOUT", 30_000),  # for what was sent and is not acknowledged; Linux
+        )
+        if hasattr(socket, name)
+    ),
+]
 
 
 class Upstream(NamedTuple):
@@ -45,6 +63,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        tcp = transport.get_extra_info("socket")
+        for level, name, value in _DEAD_PEER if tcp is not None else ():
+            tcp.setsockopt(level, name, value)
 
     def data_received(self, data: bytes) -> None:
         if self.exchange is not None:

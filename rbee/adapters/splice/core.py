@@ -69,7 +69,7 @@ class Splice:
         method = method or request.method
         payload = heads.request_head(
             method,
-            target or request.raw_path,
+            target or _target(request),
             upstream.host,
             upstream.port,
             client_headers=request.raw_headers if client_headers is None else client_headers,
@@ -167,6 +167,12 @@ class Splice:
         """Closes the idle connections and lets the loop see it."""
         self.pool.close()
         await asyncio.sleep(0)
+
+
+def _target(request: web.BaseRequest) -> str:
+    """Path and query as the client wrote them; of a whole URL (clients that think us a proxy) only those."""
+    said = request.raw_path
+    return said if said[:1] == "/" else request.rel_url.raw_path_qs
 
 
 def _left(seconds: float) -> SentResponse:

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final, Protocol
+
+log = logging.getLogger(__name__)
 
 NEVER: Final = float("inf")
 #: Seconds between looks, and so how late a deadline may be noticed.
@@ -51,7 +54,11 @@ class Watch:
     def _tick(self) -> None:
         now = self._clock()
         for watched in [one for one in self._watched if one.due <= now]:
-            watched.overdue(now)
+            try:
+                watched.overdue(now)
+            except Exception:  # one that fails must not stop the clock of all others
+                watched.due = NEVER
+                log.exception("a deadline could not be kept")
         if self._watched:
             self.loop.call_later(TICK, self._tick)
         else:
