@@ -42,7 +42,7 @@ def split_address(listen: str) -> tuple[str, int]:
     """Host and port of `127.0.0.1:7833` or `[::1]:7833`. Raises InvalidRequest."""
     host, _, port = listen.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise InvalidRequest(f"{listen!r} is not an address with a port.", mend="Write it like 127.0.0.1:7833.")
     return host, int(port)
 
@@ -100,11 +100,11 @@ def authorize(request: web.Request, token: Token | None) -> None:
     """Lets the request pass or raises Unauthorized.
 
     Without a token (loopback) only what a web page from elsewhere makes a browser send is refused: else any site
-    that this machine's user visits could start jobs here and read their results. The cost is two header look-ups.
+    that this machine's user visits could start jobs here and read their results. The cost is three header look-ups.
     """
     headers = request.headers
     if token is None:
-        _refuse_foreign_pages(headers.get("Origin"), headers.get("Host", ""))
+        _refuse_foreign_pages(headers.get("Origin"), headers.get("Host", ""), headers.get("Sec-Fetch-Site"))
         return
     if not shows(request, token):
         raise Unauthorized(
@@ -128,8 +128,10 @@ def _hostname(url: str) -> str:
         return ""
 
 
-def _refuse_foreign_pages(origin: str | None, host: str) -> None:
-    if origin is not None and not is_loopback(_hostname(origin)):
+def _refuse_foreign_pages(origin: str | None, host: str, site: str | None) -> None:
+    # What a browser says even where it names no origin: for an image, a script, a link.
+    foreign = site == "cross-site" if origin is None else not is_loopback(_hostname(origin))
+    if foreign:
         raise Unauthorized("Requests from web pages of other sites are not served here.", code="foreign_origin")
     if host not in _private_hosts:
         if not is_private_name(host):

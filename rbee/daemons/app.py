@@ -71,6 +71,21 @@ class _Connection(web.RequestHandler):
     busy: bool
     listener: Listener
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What never reached a route (it is no HTTP, a header is too long) gets an error body like all else."""
+        super().handle_error(request, status, exc, message)
+        said = "This is no HTTP request that could be read." if status == 400 else "Something went wrong inside."
+        body = error_body(said, status, "bad_http" if status == 400 else "internal")
+        answer = web.Response(body=body, status=status, content_type="application/json")
+        answer.force_close()
+        return answer
+
 
 class Server:
     """Serves one application on several listeners. Not restartable."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -95,6 +96,9 @@ async def test_a_web_page_of_another_site_cannot_use_the_open_listener() -> None
             ({"Origin": "http://[evil"}, 403),
             ({"Host": "[evil"}, 403),
             ({"Origin": "http://localhost:5173"}, 200),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),  # an image: browsers name no origin for it
+            ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost:5173"}, 200),
+            ({"Sec-Fetch-Site": "none"}, 200),
             ({"Host": "evil.example:7833"}, 403),
             ({"Host": "127.0.0.1.evil.example"}, 403),
             ({"Host": "localhost:7833"}, 200),
@@ -130,6 +134,17 @@ async def test_bodies_are_bounded_and_methods_known() -> None:
             assert (answer.status, answer.headers["Allow"]) == (405, "POST")
         async with http.head(f"{server.urls[0]}/hello") as answer:
             assert answer.status == 200
+
+
+@pytest.mark.parametrize("line", [b"no header", b"X: " + b"x" * 20_000, b"Content-Length: x", b"Content-Length: -1"])
+async def test_what_is_no_http_gets_openais_body_too(line: bytes) -> None:
+    async with serving() as (server, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.ports[0])
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
+        head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+        writer.close()
+        assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+        assert set(json.loads(body)["error"]) == {"message", "type", "code", "param"}
 
 
 async def test_a_stop_lets_a_request_in_flight_end() -> None:
