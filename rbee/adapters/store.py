@@ -114,7 +114,7 @@ class SqliteJobStore:
 
     async def page(self, state: str | None, limit: int, cursor: str | None) -> JobPage:
         """Raises InvalidRequest for a cursor that this store did not give."""
-        if cursor is not None and not (cursor.isdigit() and len(cursor) < 19):
+        if cursor is not None and not (cursor.isdecimal() and len(cursor) < 19):
             raise InvalidRequest("This is not a cursor of this list.")
         before = int(cursor) if cursor else 2**62
         where, values = ("AND state = ?", [state]) if state else ("", [])

@@ -28,6 +28,8 @@ ENGINE_STOP_TIMEOUT: Final = 5.0
 
 MAX_BODY: Final = 64 * 2**20
 MAX_JOB_EVENTS: Final = 10_000
+#: Of a running job's events, in memory.
+MAX_JOB_BYTES: Final = 4 * 2**20
 JOBS_KEPT: Final = 1_000
 SSE_KEEPALIVE: Final = 15.0
 LOG_BYTES: Final = 10 * 2**20

@@ -218,7 +218,7 @@ class JobRunner:
         state, limit = query.get("state"), query.get("limit", "50")
         if state is not None and state not in STATES:
             raise InvalidRequest(f"There is no state {state!r}.", mend=f"States: {', '.join(STATES)}.")
-        if not limit.isdigit() or not 1 <= int(limit) <= 1000:
+        if not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= 1000:
             raise InvalidRequest("`limit` must be a number from 1 to 1000.")
         return json_response(await self._store.page(state, int(limit), query.get("cursor")))
 

@@ -30,15 +30,17 @@ def frame(data: bytes, seq: int | None = None) -> bytes:
 class Feed:
     """The frames of one stream, encoded once and shared by all readers; a reader is only a number.
 
-    Bounded: beyond `limit` the oldest frames go. A reader that was slower than that misses them and goes on
-    with the oldest one kept. Belongs to one event loop.
+    Bounded: beyond `limit` frames, or `limit_bytes` of them, the oldest go (the last one stays, whatever its size).
+    A reader that was slower than that misses them and goes on with the oldest one kept. Belongs to one event loop.
     """
 
-    __slots__ = ("_frames", "_limit", "_waiters", "ended", "first", "tail")
+    __slots__ = ("_bytes", "_frames", "_limit", "_limit_bytes", "_waiters", "ended", "first", "tail")
 
-    def __init__(self, limit: int = defaults.MAX_JOB_EVENTS) -> None:
+    def __init__(self, limit: int = defaults.MAX_JOB_EVENTS, limit_bytes: int = defaults.MAX_JOB_BYTES) -> None:
         self._frames: list[bytes] = []
+        self._bytes = 0
         self._limit = limit
+        self._limit_bytes = limit_bytes
         self._waiters: set[asyncio.Future[None]] = set()
         #: Number of the oldest frame kept; the first frame ever is 1.
         self.first = 1
@@ -53,13 +55,22 @@ class Feed:
     def append(self, data: bytes) -> int:
         """Adds an event (JSON) and wakes the readers; its number."""
         seq = self.next_seq
-        self._frames.append(frame(data, seq))
-        if len(self._frames) > self._limit + self._limit // 8:
-            dropped = len(self._frames) - self._limit
-            del self._frames[:dropped]
-            self.first += dropped
+        made = frame(data, seq)
+        self._frames.append(made)
+        self._bytes += len(made)
+        # A little beyond the bounds, so that it is not done for every event.
+        if len(self._frames) > self._limit + self._limit // 8 or self._bytes > self._limit_bytes * 9 // 8:
+            self._drop_oldest()
         self._wake()
         return seq
+
+    def _drop_oldest(self) -> None:
+        dropped, left = 0, len(self._frames)
+        while left > 1 and (left > self._limit or self._bytes > self._limit_bytes):
+            self._bytes -= len(self._frames[dropped])
+            dropped, left = dropped + 1, left - 1
+        del self._frames[:dropped]
+        self.first += dropped
 
     def end(self, tail: bytes) -> None:
         """No more events; readers get `tail` and are done."""
@@ -191,4 +202,4 @@ async def open_stream(request: web.Request) -> web.StreamResponse:
 def last_event_id(request: web.Request) -> int:
     """What `Last-Event-ID` says; 0 (from the first) when it is missing or no number of ours."""
     said = request.headers.get("Last-Event-ID", "").strip()
-    return int(said) if said.isdigit() and len(said) < 16 else 0
+    return int(said) if said.isdecimal() and len(said) < 16 else 0

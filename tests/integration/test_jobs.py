@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from rbee.adapters.store import SqliteJobStore
 from rbee.contracts.operations.fleet import QueenCheckResponse
@@ -240,6 +241,16 @@ async def test_bad_operations_are_refused(tmp_path: Path, body: bytes, status: i
             assert answer.headers["Allow"] == "POST, GET"
 
 
+@pytest.mark.parametrize("query", ["limit=%C2%B2", "limit=0", "limit=1e3", "limit=1001", "cursor=%C2%B2", "state=done"])
+async def test_what_the_list_does_not_know_is_refused(tmp_path: Path, query: str) -> None:
+    async with (
+        bench(tmp_path / "a.db", three) as b,
+        b.http.get(URL(f"{b.url}/v1/jobs?{query}", encoded=True)) as answer,
+    ):
+        assert answer.status == 400
+        assert (await answer.json())["error"]["type"] == "invalid_request_error"
+
+
 async def test_a_reader_that_stops_reading_holds_up_nobody(tmp_path: Path) -> None:
     count = 3_000
     go = asyncio.Event()
@@ -298,3 +309,17 @@ def test_a_feed_keeps_only_so_many() -> None:
     assert feed.after(99)[1] == b"id: 100\ndata: 99\n\n"
     assert feed.after(100) == (100, b"")
     assert feed.after(500) == (500, b"")
+
+
+def test_a_feed_keeps_only_so_many_bytes() -> None:
+    feed = sse.Feed(limit=1000, limit_bytes=10_000)
+    for _ in range(100):
+        feed.append(b"x" * 500)
+        assert len(feed.after(0, 1000)[1]) <= 11_250
+    assert (feed.next_seq, feed.after(0, 1000)[0]) == (101, 100)
+    feed.append(b"y" * 50_000)
+    last, data = feed.after(0)
+    assert (last, feed.first) == (101, 101)
+    assert len(data) > 50_000
+    feed.append(b"z")
+    assert feed.after(0)[1] == b"id: 102\ndata: z\n\n"

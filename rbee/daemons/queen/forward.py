@@ -150,7 +150,7 @@ class _Child:
         raise ConnectionResetError("the stream ended early")
 
     def _tell(self, told: Event) -> None:
-        if not told.id.isdigit() or int(told.id) <= self._last:
+        if not told.id.isdecimal() or int(told.id) <= self._last:
             return  # without an id of its own: the child's end, which its job tells too
         self._last = int(told.id)
         event = _json(told.data.encode())
