@@ -156,6 +156,30 @@ async def test_a_hive_killed_before_it_noted_the_pid_finds_its_worker(machine_of
         await hive.run(WorkerProcessDelete(pid=before.pid))
 
 
+async def test_a_worker_whose_settings_are_lost_is_ended_not_forgotten(machine_of_hive: HiveProcess) -> None:
+    async with machine_of_hive.running() as hive:
+        await hive.run(ModelDownload(model="builtin:bee-tiny"))
+        before = (await hive.run(SPAWN)).response
+    identity = process.identify(before.pid)
+    assert identity is not None
+    WorkerFolder.of(machine_of_hive.paths.workers, "w1").config_file.write_text('{"of": "another release"}')
+    async with machine_of_hive.running() as hive:
+        assert not (await hive.capabilities()).workers
+        assert not process.alive(identity)
+
+
+async def test_a_worker_is_kept_though_its_state_cannot_be_written(machine_of_hive: HiveProcess) -> None:
+    in_the_way = WorkerFolder.of(machine_of_hive.paths.workers, "w1").path / "process.json" / "in the way"
+    async with machine_of_hive.running() as hive:
+        await hive.run(ModelDownload(model="builtin:bee-tiny"))
+        in_the_way.mkdir(parents=True)
+        before = (await hive.run(SPAWN)).response
+        assert (await only(hive)).status == "ready"
+    async with machine_of_hive.running() as hive:
+        assert (await only(hive)).pid == before.pid
+        await hive.run(WorkerProcessDelete(pid=before.pid))
+
+
 async def test_a_download_cut_by_a_kill_is_failed_then_resumed(machine_of_hive: HiveProcess) -> None:
     async with file_server(_bee(), hold_after=500_000) as server:
         request = ModelDownload(model=f"{server.url}/model.gguf", model_id="m1")

@@ -84,10 +84,16 @@ class WorkerFolder:
     def _found_running(self, config: WorkerConfig) -> ProcessFile:
         """For a hive killed between starting a worker and writing down its pid."""
         port = int(config.listen.rpartition(":")[2])
+        if (who := self.running()) is not None:
+            return ProcessFile(pid=who.pid, start_time=who.start_time, port=port)
+        return ProcessFile(port=port, status="failed", reason="It was never started: the hive ended before that.")
+
+    def running(self) -> process.Identity | None:
+        """The process that runs with these settings, looked for among all."""
         for pid in psutil.pids():
             if str(self.config_file) in process.argv_of(pid) and (who := process.identify(pid)) is not None:
-                return ProcessFile(pid=pid, start_time=who.start_time, port=port)
-        return ProcessFile(port=port, status="failed", reason="It was never started: the hive ended before that.")
+                return who
+        return None
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -206,16 +206,18 @@ class Life:
         if worker.stopping:
             return
         worker.state = replace(worker.state, status="failed", reason=reason)
-        try:
-            await self._save()
-        except OSError as e:
-            log.warning("worker %s: its state cannot be written: %s", worker.id, e)
+        await self._save()
         worker.settled.set()
         self._tell("failed")
 
     async def _save(self) -> None:
-        if not self.worker.stopping:
+        """A full disk is no reason to give up a worker that runs: the next hive finds it by its settings file."""
+        if self.worker.stopping:
+            return
+        try:
             await asyncio.to_thread(self.worker.folder.save_process, self.worker.state)
+        except OSError as e:
+            log.warning("worker %s: its state cannot be written: %s", self.worker.id, e)
 
     def _tell(self, action: str) -> None:
         worker = self.worker

@@ -66,10 +66,18 @@ class Supervisor:
         for folder in await asyncio.to_thread(folders, self._root):
             found = await asyncio.to_thread(folder.load)
             if found is None:
-                log.warning("forgetting a worker without readable settings: %s", folder.path)
-                await asyncio.to_thread(folder.remove)
+                log.warning("ending and forgetting a worker without readable settings: %s", folder.path)
+                await self._clear(folder)
                 continue
             self._adopt(folder, *found)
+
+    @staticmethod
+    async def _clear(folder: WorkerFolder) -> None:
+        """Nobody could stop it later: it would keep its port and its memory for ever."""
+        identity = await asyncio.to_thread(folder.running)
+        if identity is not None:
+            await process.end(identity, defaults.ENGINE_STOP_TIMEOUT)
+        await asyncio.to_thread(folder.remove)
 
     def _adopt(self, folder: WorkerFolder, config: WorkerConfig, state: ProcessFile) -> None:
         identity = state.identity
