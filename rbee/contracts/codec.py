@@ -34,6 +34,8 @@ def decode(kind: type[T], data: bytes | str) -> T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise CodecError(str(e)) from None
+    except RecursionError:
+        raise CodecError("it is nested too deeply") from None
 
 
 def convert(kind: type[T], value: Any) -> T:

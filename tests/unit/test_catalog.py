@@ -57,6 +57,19 @@ def test_put_get_list_remove(catalog: ModelCatalog, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "models").iterdir()) == ["b"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["a\0b", "", "/proc/self/mem/x", "relative", "/" + "x" * 5000],
+    ids=["nul", "empty", "odd", "relative", "long"],
+)
+def test_hostile_metadata_hides_no_other(catalog: ModelCatalog, path: str) -> None:
+    model(catalog, "good")
+    catalog.put(ModelRecord(id="bad", name="bad", path=path, size_bytes=10, status="available"), NOW)
+    deep = catalog.folder("deep") / "metadata.json"
+    write_atomic(deep, b'{"x":' + b"[" * 200_000 + b"]" * 200_000 + b"}")
+    assert {m.id: m.status for m in catalog.list()} == {"good": "available", "bad": "failed", "deep": "failed"}
+
+
 def test_touch_and_a_second_put_keep_when_it_was_added(catalog: ModelCatalog, tmp_path: Path) -> None:
     record = model(catalog, "a")
     catalog.touch("a", LATER)

@@ -38,7 +38,9 @@ def test_what_a_newer_peer_adds_is_ignored() -> None:
     assert codec.decode(HiveCheck, b'{"hive_id": "h", "newer": 1}') == HiveCheck(hive_id="h")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"hive_id": 1}', b"[]"])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff", b'{"hive_id": 1}', b"[]", b'{"x":' + b"[" * 200_000 + b"]" * 200_000 + b"}"]
+)
 def test_bad_json_is_a_codec_error(data: bytes) -> None:
     with pytest.raises(codec.CodecError):
         codec.decode(HiveCheck, data)

@@ -75,6 +75,8 @@ def _checked(record: ModelRecord) -> ModelRecord:
         size = os.stat(record.path).st_size  # noqa: PTH116 - as in FilesystemCatalog
     except OSError as e:
         return replace(record, status="failed", error=f"The model's file cannot be found: {e.strerror}: {record.path}.")
+    except ValueError as e:  # a NUL in it
+        return replace(record, status="failed", error=f"The model's path is none: {e}.")
     if size != record.size_bytes:
         return replace(
             record,
