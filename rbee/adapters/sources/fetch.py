@@ -100,7 +100,7 @@ class _Download:
     async def run(self, session: aiohttp.ClientSession) -> Fetched:
         await asyncio.to_thread(self._take_up)
         if self.located.size is not None:
-            self._room_for(self.located.size)
+            await asyncio.to_thread(self._room_for, self.located.size)
         resumed = self.done > 0
         await self._until_whole(session)
         digest = self.hash.hexdigest()
@@ -151,7 +151,7 @@ class _Download:
                 self._forget()
                 if starts:
                     raise _Again(f"the server sent a range from {starts}")
-            total = self._expect(answer, starts)
+            total = await asyncio.to_thread(self._expect, answer, starts)
             await self._pour(answer, total)
             if total is not None and self.done != total:
                 raise _Again(f"it ended after {self.done} of {total} bytes")
