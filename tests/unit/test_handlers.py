@@ -14,11 +14,16 @@ import pytest
 from rbee.contracts.configs import HiveConfig
 from rbee.contracts.operations.fleet import Status
 from rbee.contracts.operations.models import ModelDelete, ModelDownload
-from rbee.contracts.operations.workers import WorkerProcessDelete, WorkerSpawn
+from rbee.contracts.operations.workers import (
+    WorkerProcessDelete,
+    WorkerProcessList,
+    WorkerProcessListResponse,
+    WorkerSpawn,
+)
 from rbee.core.actions import Action, Kind
-from rbee.core.errors import NotFound, RbeeError, Unreachable
+from rbee.core.errors import RbeeError, Unreachable
 from rbee.core.facts import Release
-from rbee.core.records import Mark
+from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.fleet.handlers import HANDLERS, hives, models, queen, workers
 from rbee.fleet.handlers.hives import release_python
@@ -390,15 +395,59 @@ def test_a_worker_that_does_not_start_is_a_failure(on: Stage) -> None:
     assert on.machines.queen.requests == []
 
 
-@pytest.mark.parametrize("error", [None, NotFound("gone"), RbeeError("gone", code="not_found")])
-def test_stopping_a_worker_that_ended_by_itself_is_done(on: Stage, error: RbeeError | None) -> None:
-    def stop(request: Any) -> Any:
-        if error:
-            raise error
+def has(worker_id: str, pid: int, digest: str = "d0", status: Any = "ready") -> WorkerRecord:
+    return WorkerRecord(
+        worker_id=worker_id, model="tiny", engine="llama-cpp", worker_type="cpu", device="cpu", port=1, url="",
+        pid=pid, status=status, mark=Mark(fleet=FLEET, spec_digest=digest),
+    )  # fmt: skip
 
-    on.machines.hives["box"].does = stop
+
+def a_hive_with(*processes: WorkerRecord, code: str = "worker_not_found") -> Any:
+    """Answers as a hive that has these processes."""
+
+    def does(request: Any) -> Any:
+        if isinstance(request, WorkerProcessList):
+            return WorkerProcessListResponse(workers=processes)
+        if isinstance(request, WorkerProcessDelete) and request.pid not in [p.pid for p in processes]:
+            raise RbeeError("No worker of this hive has that pid.", code=code)
+        return None
+
+    return does
+
+
+def deleted(on: Stage) -> list[int]:
+    return [r.pid for r in on.machines.hives["box"].requests if isinstance(r, WorkerProcessDelete)]
+
+
+@pytest.mark.parametrize("code", ["worker_not_found", "not_found"])
+def test_stopping_a_worker_that_ended_by_itself_is_done(on: Stage, code: str) -> None:
+    on.machines.hives["box"].does = a_hive_with(has("other-0", 9), code=code)
     on.do(workers.stop, action("worker.stop", "chat-0", pid=7))
-    assert on.machines.hives["box"].requests == [WorkerProcessDelete(hive_id="box", pid=7)]
+    assert deleted(on) == [7]
+
+
+def test_stopping_a_worker_stops_what_its_hive_has_started_in_its_place(on: Stage) -> None:
+    on.machines.hives["box"].does = a_hive_with(has("chat-0", 8), has("other-0", 9))
+    on.do(workers.stop, action("worker.stop", "chat-0", pid=7))
+    assert deleted(on) == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("process", "stopped"),
+    [
+        (has("chat-0", 8), [7]),  # as wanted: spawning finds it and waits for it
+        (has("chat-0", 8, "old"), [7, 8]),
+        (has("chat-0", 8, status="failed"), [7, 8]),
+    ],
+)
+def test_after_a_reboot_a_worker_is_replaced_only_where_its_hive_did_not_mend_it(
+    on: Stage, process: WorkerRecord, stopped: list[int]
+) -> None:
+    on.machines.queen.does = fleet(True)
+    on.machines.hives["box"].does = a_hive_with(process)
+    on.do(workers.replace, spawn(pid=7))
+    assert deleted(on) == stopped
+    assert isinstance(on.machines.hives["box"].requests[-1], WorkerSpawn)
 
 
 def test_a_worker_without_a_process_needs_no_stopping(on: Stage) -> None:

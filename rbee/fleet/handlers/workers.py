@@ -5,9 +5,14 @@ from __future__ import annotations
 
 from rbee.contracts import codec
 from rbee.contracts.operations.fleet import Status, StatusResponse
-from rbee.contracts.operations.workers import WorkerProcessDelete, WorkerSpawn
+from rbee.contracts.operations.workers import (
+    WorkerProcessDelete,
+    WorkerProcessList,
+    WorkerProcessListResponse,
+    WorkerSpawn,
+)
 from rbee.core.actions import Action
-from rbee.core.errors import NotFound, RbeeError
+from rbee.core.errors import RbeeError
 from rbee.core.records import Mark
 from rbee.core.spec import WorkerOptions
 from rbee.fleet.settings import queen_local_url
@@ -15,6 +20,9 @@ from rbee.fleet.world import Tell, World
 
 #: A ready worker's heartbeat takes milliseconds; longer than this, the queen is the problem, not the worker.
 ROUTABLE_TIMEOUT = 5.0
+#: What a hive says of a process that it does not have (any more).
+_GONE = ("not_found", "worker_not_found")
+_ENDED = ("dead", "failed", "stopping")
 
 
 def spawn(world: World, action: Action, tell: Tell) -> None:
@@ -72,8 +80,24 @@ def stop(world: World, action: Action, tell: Tell) -> None:
         return
     try:
         world.api(action.hive).run(WorkerProcessDelete(hive_id=action.hive, pid=int(pid)), tell.event)
-    except NotFound:
-        return  # it ended by itself meanwhile: that is what was wanted
     except RbeeError as e:
-        if e.code != "not_found":
+        if e.code not in _GONE:
             raise
+        _stop_successors(world, action, tell)
+
+
+def _stop_successors(world: World, action: Action, tell: Tell) -> None:
+    """The process that was seen is gone. After a reboot or a death its hive may have started the worker again:
+    what then runs under its name is stopped, unless it is what the action is to bring about.
+    """
+    assert action.hive is not None
+    api, wanted = world.api(action.hive), action.params.get("digest")
+    found: WorkerProcessListResponse = api.run(WorkerProcessList(hive_id=action.hive))
+    for worker in found.workers:
+        as_wanted = wanted and worker.mark and worker.mark.spec_digest == wanted and worker.status not in _ENDED
+        if worker.worker_id == action.name and not as_wanted:
+            try:
+                api.run(WorkerProcessDelete(hive_id=action.hive, pid=worker.pid), tell.event)
+            except RbeeError as e:
+                if e.code not in _GONE:
+                    raise
