@@ -11,8 +11,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-from rbee.core.errors import Conflict
+from rbee.core.errors import Conflict, RbeeError
 
 
 @contextmanager
@@ -22,8 +23,7 @@ def held(path: Path, doing: str, since: str) -> Iterator[None]:
     Raises Conflict `locked` naming holder, command and time when someone else holds it. The kernel drops the
     lock when the holder dies, however it dies.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -32,20 +32,25 @@ def held(path: Path, doing: str, since: str) -> Iterator[None]:
                 code="locked",
                 mend="Wait for it to end, or stop it (Ctrl-C there).",
             ) from None
-        file.seek(0)
-        file.truncate()
+        os.ftruncate(file.fileno(), 0)
         user = "?"
         with suppress(OSError, KeyError):
             user = getpass.getuser()
-        json.dump(
-            {"pid": os.getpid(), "user": user, "host": socket.gethostname(), "doing": doing, "since": since}, file
-        )
-        file.flush()
+        holder = {"pid": os.getpid(), "user": user, "host": socket.gethostname(), "doing": doing, "since": since}
+        with suppress(OSError):  # on a full disk the lock still holds: it only cannot say whose it is
+            os.write(file.fileno(), json.dumps(holder).encode())
         try:
             yield
         finally:
-            file.seek(0)
-            file.truncate()
+            os.ftruncate(file.fileno(), 0)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab", buffering=0)
+    except OSError as e:
+        raise RbeeError(f"The lock {path} cannot be made: {e.strerror}.", code="no_lock") from None
 
 
 def _holder(path: Path) -> str:

@@ -74,6 +74,7 @@ def load_token(path: Path) -> Token:
         )
     if len(text) < MIN_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
         raise BadSecret(
-            f"The token file {path} holds no usable token (at least {MIN_LENGTH} printable characters, no spaces)."
+            f"The token file {path} holds no usable token (at least {MIN_LENGTH} printable characters, no spaces).",
+            mend="Put one there, or remove the file: `rbee apply` makes one.",
         )
     return Token(text)

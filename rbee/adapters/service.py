@@ -97,6 +97,13 @@ def log_tail(log: Path, start: int = 0) -> str:
     return "\n".join(lines[-_TAIL:])
 
 
+def why_it_ended(log: Path, start: int) -> str:
+    """A daemon's last words, its plain log lines left out where something else was said."""
+    lines = log_tail(log, start).splitlines()
+    said = [line for line in lines if not line.startswith("{")]
+    return "\n".join(line.removeprefix("error: ") for line in said) or "\n".join(lines)
+
+
 class Service:
     """One daemon of this machine. Blocks."""
 
@@ -151,7 +158,7 @@ class Service:
             if self._ended():
                 break
             time.sleep(_POLL)
-        words = log_tail(self._log, before if self._log.exists() and self._log.stat().st_size >= before else 0)
+        words = why_it_ended(self._log, before if self._log.exists() and self._log.stat().st_size >= before else 0)
         raise RbeeError(
             f"The {self._daemon} did not start: {words or 'it said nothing'}",
             code="start_failed",

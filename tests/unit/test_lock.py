@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rbee.adapters.lock import held
-from rbee.core.errors import Conflict
+from rbee.core.errors import Conflict, RbeeError
 
 SINCE = "2026-01-01T00:00:00Z"
 HOLD = """
@@ -78,6 +78,12 @@ def test_an_error_in_the_block_lets_it_go_too(path: Path) -> None:
         raise KeyError
     with held(path, "rbee apply", SINCE):
         pass
+
+
+def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where a folder is needed")
+    with pytest.raises(RbeeError, match="cannot be made"), held(tmp_path / "state" / "apply.lock", "rbee apply", SINCE):
+        raise AssertionError("nobody holds it")
 
 
 @pytest.mark.parametrize("words", ["", "nonsense", "[1]", '{"pid": 1}'])
