@@ -24,7 +24,7 @@ def syntax_problem(error: yaml.YAMLError, file: str, lines: Sequence[str]) -> Pr
         line, column = error.context_mark.line, error.context_mark.column
     text = lines[line] if line < len(lines) else ""
     summary, mend = _words(said, text, column)
-    context = f"{error.context}: {said}" if error.context else said
+    context = f"{error.context}, {said}" if error.context else said  # `token: x` would look like a secret
     place = Where(file=file, line=line + 1, column=column + 1)
     return Problem(summary=summary, detail=f"The parser says: {context}.", mend=mend, where=place)
 

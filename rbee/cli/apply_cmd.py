@@ -106,7 +106,7 @@ def _run(
 
 def _decide_and_do(prepared: Prepared, output: str, parallelism: int, approved: bool, destroy: bool) -> Report:
     ask(prepared.plan, output, approved, destroy)
-    return do(prepared, output, parallelism)
+    return do(prepared, output, parallelism, "Destroy" if destroy else "Apply")
 
 
 def _end_at_second_interrupt() -> None:

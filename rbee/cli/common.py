@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -14,10 +14,19 @@ from rich.console import Console
 
 from rbee.cli.loading import file_option, output_option
 from rbee.cli.views import problems as problem_view
-from rbee.core.errors import RbeeError
+from rbee.cli.views.events import JsonLines
+from rbee.core.errors import RbeeError, Unreachable
 from rbee.core.problems import Problem, ProblemsError
 
-__all__ = ["file_option", "output_option", "parallelism_option", "people_errors", "show_problems", "target_option"]
+__all__ = [
+    "file_option",
+    "json_lines",
+    "output_option",
+    "parallelism_option",
+    "people_errors",
+    "show_problems",
+    "target_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,7 +45,15 @@ def stderr() -> Console:
 
 
 def stdout() -> Console:
-    return Console()
+    """Without a terminal nothing is cut to a width: `rbee status | grep` sees whole names."""
+    return Console() if sys.stdout.isatty() else Console(width=1000)
+
+
+def json_lines() -> JsonLines:
+    """The one stream of JSON events of the running command; its first line is written by the first call."""
+    found = click.get_current_context().meta.setdefault("rbee.json", None) or JsonLines()
+    click.get_current_context().meta["rbee.json"] = found
+    return found
 
 
 def show_problems(found: Sequence[Problem], *, as_json: bool) -> None:
@@ -48,6 +65,13 @@ def show_problems(found: Sequence[Problem], *, as_json: bool) -> None:
         problem_view.show(found)
 
 
+def _mend(error: RbeeError, said: Mapping[str, Any]) -> str:
+    """What helps when the queen whom a command asks is not there."""
+    if isinstance(error, Unreachable) and "queen_url" in said:
+        return "`rbee apply` starts the queen; --queen-url says where she is, when that is elsewhere."
+    return ""
+
+
 def people_errors(command: F) -> F:
     """Turn every error of ours into words for people (or a JSON line) and exit code 1; Ctrl-C into 130."""
 
@@ -55,16 +79,22 @@ def people_errors(command: F) -> F:
     def run(*args: Any, **kwargs: Any) -> Any:
         as_json = kwargs.get("output") == "json"
         try:
+            if as_json and "file" in kwargs:
+                json_lines()  # the versions come first, also before an error
             return command(*args, **kwargs)
         except ProblemsError as e:
             found = list(e.problems)
         except RbeeError as e:
-            found = [Problem(summary=e.message, mend=e.mend)]
+            found = [Problem(summary=e.message, mend=e.mend or _mend(e, kwargs))]
+        except BrokenPipeError:
+            sys.exit(141)
+        except OSError as e:
+            place = f": {e.filename2 or e.filename}" if e.filename else ""
+            found = [Problem(summary=f"{e.strerror or e}{place}.")]
+            as_json = as_json and e.filename is not None  # else standard output itself may be what fails
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was begun.", err=True)
             sys.exit(130)
-        except BrokenPipeError:
-            sys.exit(141)
         show_problems(found, as_json=as_json)
         sys.exit(1)
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from typing import Literal
 
 import click
 
 from rbee.cli import common
 from rbee.cli.planning import Prepared
 from rbee.cli.views import plan as plan_view
-from rbee.cli.views.events import JsonLines
 from rbee.cli.views.progress import Live
 from rbee.core.errors import RbeeError
 from rbee.core.plan import Plan
@@ -33,22 +34,29 @@ def ask(plan: Plan, output: str, approved: bool, destroy: bool) -> None:
             "Nobody can be asked: there is no terminal.", code="not_approved", mend="Approve it with --auto-approve."
         )
     question = "Destroy all of this?" if destroy else "Do this?"
-    if click.prompt(f"{question} Only 'yes' is taken", default="no", show_default=False) != "yes":
+    try:
+        said = click.prompt(f"{question} Only 'yes' is taken", default="no", show_default=False)
+    except click.Abort as e:
+        click.echo()
+        if isinstance(e.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        said = "no"  # the end of input
+    if said != "yes":
         raise RbeeError("Not approved; nothing was done.", code="not_approved")
 
 
-def do(prepared: Prepared, output: str, parallelism: int) -> Report:
+def do(prepared: Prepared, output: str, parallelism: int, verb: Literal["Apply", "Destroy"]) -> Report:
     """Do a plan and say how it went. An empty plan is done at once."""
     plan, world = prepared.plan, prepared.world
     if output == "json":
-        lines = JsonLines()
+        lines = common.json_lines()
         lines.plan(plan)
-        report = execute(plan, HANDLERS, world, lines.emit, parallelism)
+        report = replace(execute(plan, HANDLERS, world, lines.emit, parallelism), verb=verb)
         lines.report(report)
         return report
     if plan.empty:
         return Report(outcomes=(), problems=plan.problems)
     with Live(common.stderr()) as live:
-        report = execute(plan, HANDLERS, world, live.emit, parallelism)
+        report = replace(execute(plan, HANDLERS, world, live.emit, parallelism), verb=verb)
     click.echo(report.summary)
     return report

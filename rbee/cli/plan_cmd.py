@@ -13,7 +13,6 @@ from rbee.adapters.paths import Paths, write_atomic
 from rbee.cli import common
 from rbee.cli.planning import prepare, request_for
 from rbee.cli.views import plan as plan_view
-from rbee.cli.views.events import JsonLines
 from rbee.cli.wiring import SystemClock, machines_of
 from rbee.contracts import planfile
 
@@ -49,7 +48,7 @@ def plan(
         prepared = prepare(file, machines, home, providers, request, targets)
     found = prepared.plan
     if output == "json":
-        JsonLines().plan(found)
+        common.json_lines().plan(found)
     else:
         console = common.stdout()
         for line in plan_view.render(found):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -15,6 +16,7 @@ from rbee.adapters.queen_api import HttpQueenApi
 from rbee.adapters.secrets import load_token
 from rbee.cli.wiring import RealHome
 from rbee.contracts import defaults
+from rbee.core.errors import InvalidRequest
 from rbee.fleet.ports import QueenApi
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,6 +30,19 @@ token_option = click.option(
 )  # fmt: skip
 
 
+def checked(queen_url: str) -> str:
+    """An address that can be asked; `HOST:PORT` alone will do. Raises InvalidRequest."""
+    url = queen_url if "://" in queen_url else f"http://{queen_url}"
+    try:
+        place = urlsplit(url)
+        good = place.scheme == "http" and bool(place.hostname) and place.port != 0
+    except ValueError:  # a port that is no number
+        good = False
+    if not good:
+        raise InvalidRequest(f"{queen_url!r} is no address of a queen.", mend="Write http://HOST:PORT.")
+    return url
+
+
 def connect(queen_url: str | None, token_file: Path | None) -> QueenApi:
     """The queen's API. Raises RbeeError when a named token file is not usable; reaches nothing yet."""
     paths = Paths.of_environment()
@@ -35,6 +50,7 @@ def connect(queen_url: str | None, token_file: Path | None) -> QueenApi:
     config = home.queen_config()
     if queen_url is None:
         queen_url = f"http://{config.listen if config else defaults.QUEEN_LISTEN}"
+    queen_url = checked(queen_url)
     if token_file is None and config is not None and config.token_file:
         token_file = Path(config.token_file)
     if token_file is None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
+from rbee.cli import common
 from rbee.cli.loading import file_option, load_file, output_option
 from rbee.cli.views import problems as view
-from rbee.cli.views.events import JsonLines
 from rbee.core.problems import Problem, ProblemsError
 from rbee.core.spec import Spec
 
@@ -19,6 +19,7 @@ from rbee.core.spec import Spec
 @click.command("validate")
 @file_option
 @output_option
+@common.people_errors
 def command(file: Path, output: str) -> None:
     """Check rbee.yaml and tell everything that is wrong with it. Looks at no machine."""
     found: Sequence[Problem]
@@ -55,7 +56,7 @@ def summary(spec: Spec) -> str:
 
 
 def _print_json(found: Sequence[Problem], spec: Spec | None) -> None:
-    out = JsonLines()
+    out = common.json_lines()
     for problem in found:
         out.problem(problem)
     errors = sum(1 for p in found if p.severity == "error")

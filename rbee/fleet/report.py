@@ -37,6 +37,8 @@ class Report:
     outcomes: tuple[Outcome, ...]
     problems: tuple[Problem, ...] = ()
     interrupted: bool = False
+    #: What was done, for the summary.
+    verb: Literal["Apply", "Destroy"] = "Apply"
 
     @property
     def exit_code(self) -> int:
@@ -54,5 +56,6 @@ class Report:
         unplanned = sum(1 for p in self.problems if p.severity == "error")
         if unplanned:
             parts.append(f"{unplanned} problem{'s' if unplanned > 1 else ''} outside the plan")
-        word = "Interrupted" if self.interrupted else "Apply complete" if self.exit_code == 0 else "Apply incomplete"
+        ended = f"{self.verb} {'complete' if self.exit_code == 0 else 'incomplete'}"
+        word = "Interrupted" if self.interrupted else ended
         return f"{word}: {', '.join(parts)}."

@@ -94,6 +94,6 @@ Feature: One file, one command, one address
   Scenario: Destroy leaves nothing running and nothing marked
     Given a fleet of its own that was applied
     When the command "destroy --auto-approve" is run
-    Then the command ends with 0 and says "Apply complete"
+    Then the command ends with 0 and says "Destroy complete"
     And no process of it is left
     And no model, engine, token or settings are left

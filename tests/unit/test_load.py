@@ -161,8 +161,8 @@ def _without_colours(text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[1]", "1:1 `the file` must be a mapping, not a list. The whole of rbee.yaml."),
-        ("just words", "1:1 `the file` must be a mapping, not 'just words'. The whole of rbee.yaml."),
+        ("[1]", "1:1 The file must be a mapping, not a list. The whole of rbee.yaml. `rbee init` writes one"),
+        ("just words", "1:1 The file must be a mapping, not 'just words'. The whole of rbee.yaml."),
         ("version: 2\nfleet: a", "1:10 `version`: 2 is too large; the most is 1. Version of this file's format: 1."),
         ("version: 1", "1:1 The file does not say `fleet`. Name of the fleet; it marks all that rbee makes. Add"),
         ("version: 1\nflet: a", "2:1 Unknown key 'flet' in the file. Did you mean 'fleet'?"),

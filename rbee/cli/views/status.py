@@ -63,7 +63,7 @@ def _state(word: str) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, overflow="fold")  # in a narrow window: on more lines, never cut
     return table
 
 
