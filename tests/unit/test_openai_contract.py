@@ -103,7 +103,7 @@ def test_all_fields_are_read_and_text_that_is_no_utf8_is_refused_wherever_it_is(
     assert fields(b'{"model": "m", "x": [1]}') == {"model": "m", "x": [1]}
     body = b'{"model": "m", "messages": [{"content": "\xff"}]}'
     assert peek(body).model == "m"
-    for bad in (body, b"{nope"):
+    for bad in (body, b"{nope", b'{"model": "m", "temperature": 1e999}'):
         with pytest.raises(BadBody) as caught:
             fields(bad)
         assert caught.value.code == "invalid_json"
