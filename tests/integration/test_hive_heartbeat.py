@@ -18,6 +18,7 @@ from rbee.adapters.secrets import Token
 from rbee.contracts import codec
 from rbee.contracts.configs import config_digest
 from rbee.contracts.heartbeat import HiveHeartbeat, MonitorData
+from rbee.contracts.openapi import ENDPOINTS
 from rbee.contracts.operations.models import ModelDelete, ModelDownload
 from rbee.core.errors import RbeeError
 from rbee.daemons.app import free_port
@@ -252,3 +253,12 @@ async def test_start_that_fails_lets_go_of_everything(paths: Paths) -> None:
     await squatter.wait_closed()
     async with running(paths) as daemon:
         assert daemon.url
+
+
+async def test_a_hive_describes_all_that_it_serves(paths: Paths) -> None:
+    async with running(paths) as daemon, client(daemon.url) as hive:
+        async with hive.session.get(f"{hive.url}/openapi.json") as answer:
+            described = (await answer.json())["paths"]
+        served = {(r.method.lower(), r.path) for r in daemon.routes()} | {("get", "/openapi.json")}
+        assert {(method, path) for path, methods in described.items() for method in methods} == served
+        assert all((m.upper(), p) in ENDPOINTS for m, p in served)

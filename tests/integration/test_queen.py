@@ -13,8 +13,10 @@ import aiohttp
 import pytest
 
 from rbee.adapters.secrets import Token
+from rbee.contracts import openapi
 from rbee.contracts.configs import KnownModel
 from rbee.daemons.app import free_port
+from rbee.daemons.queen.routes import INFERENCE_PATHS
 from tests.support.mock_engine import MockEngine, Script
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 
@@ -109,6 +111,19 @@ async def test_errors_are_openais(tmp_path: Path) -> None:
             await error_of(answer)
 
 
+async def test_the_queen_describes_all_that_she_serves(tmp_path: Path) -> None:
+    async with queen_in(tmp_path) as c:
+        paths = (await c.get("/openapi.json"))["paths"]
+        for path, methods in paths.items():
+            for method, said in methods.items():
+                assert said["summary"] != "", (method, path)
+                body = "requestBody" in said
+                assert body == (method == "post" and path != "/v1/queen/reload"), (method, path)
+        assert {"/v1/chat/completions", "/v1/jobs/{job_id}/stream", "/metrics", "/openapi.json"} <= set(paths)
+        inference = {p for p in paths if paths[p].get("post", {}).get("summary") == openapi._INFERENCE.summary}
+        assert inference == set(INFERENCE_PATHS)
+
+
 async def test_models_are_the_declared_the_live_and_the_aliases(tmp_path: Path) -> None:
     config = queen_config(models=(KnownModel(name="idle"),))
     async with queen_in(tmp_path, config) as c, workers(c, "w1"):
@@ -147,7 +162,7 @@ async def test_a_worker_whose_engine_is_away_passes_the_request_on(tmp_path: Pat
         engines[1].script = refusal
         async with c.chat() as answer:
             assert answer.status == 503
-            assert (await error_of(answer))["message"].count("The model is being loaded.") == 2
+            assert (await error_of(answer))["message"].count("The model is being loaded") == 2
             assert answer.headers["Retry-After"]
         assert (await c.run("Infer", model=MODEL, prompt="x"))["error"]["code"] == "no_worker_ready"
         asked = asyncio.create_task(answered(c, {"X-Request-Timeout": "20"}))

@@ -22,6 +22,7 @@ from rbee.contracts.heartbeat import MonitorData
 from rbee.core.errors import Unavailable
 from rbee.daemons import access
 from rbee.daemons.app import Route, Server, build
+from rbee.daemons.described import described
 from rbee.daemons.hive import metrics, ports
 from rbee.daemons.hive.devices import Devices
 from rbee.daemons.hive.downloads import Downloads
@@ -72,7 +73,7 @@ class HiveDaemon:
             f"hive/{config.hive_id}",
             secrets=[token.reveal()] if token else [],
         )
-        self.server = Server(build(self.routes()), [listener])
+        self.server = Server(build(described("hive", self.routes())), [listener])
         self._ready = False
         self._lock: process.Lock | None = None
 

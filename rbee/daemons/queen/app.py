@@ -25,6 +25,7 @@ from rbee.contracts.configs import KnownHive, QueenConfig, boot_digest, config_d
 from rbee.core.errors import RbeeError
 from rbee.daemons import access
 from rbee.daemons.app import Server, build
+from rbee.daemons.described import described
 from rbee.daemons.jobs import JobRunner
 from rbee.daemons.narrate import now
 from rbee.daemons.queen.catalog import Catalog
@@ -140,7 +141,7 @@ class QueenDaemon:
             info=self.info,
             reload=self.reload,
         )
-        self._server = Server(build([*endpoints.routes(), *self.jobs.routes()]), self._listeners)
+        self._server = Server(build(described("queen", [*endpoints.routes(), *self.jobs.routes()])), self._listeners)
 
     async def stop(self, drain: float = defaults.DAEMON_DRAIN) -> None:
         """Ends jobs, lets requests in flight end (bounded), leaves hives and workers as they are."""
