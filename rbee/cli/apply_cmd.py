@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 import click
+from click.core import ParameterSource
 
 from rbee.adapters import lock, lockfile
 from rbee.adapters.paths import Paths
@@ -40,6 +41,7 @@ def apply(
     """Make the fleet be as rbee.yaml says, or do a saved plan."""
     plan = None
     if saved is not None:
+        _refuse_beside_a_plan("file", "targets")
         plan = planfile.load(_read(saved), str(saved))
         file, targets = Path(plan.source), plan.targets
     _run(
@@ -64,6 +66,15 @@ def destroy(
         file, output, targets, parallelism, auto_approve, saved=None, destroy=True, keep_models=keep_models,
         doing="rbee destroy",
     )  # fmt: skip
+
+
+def _refuse_beside_a_plan(*names: str) -> None:
+    """A saved plan has its own file and targets; others would be ignored. The environment's are for all commands."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        said = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if option.name in names and said:
+            raise click.UsageError(f"A saved plan has its own: leave {option.opts[-1]} out, or plan again with it.")
 
 
 def _read(path: Path) -> bytes:

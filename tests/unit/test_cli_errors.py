@@ -80,3 +80,16 @@ def test_a_queen_that_is_not_there_comes_with_what_to_do(tmp_path: Path) -> None
     told = CliRunner().invoke(main, ["status", "--queen-url", "127.0.0.1:9"], env=home)
     assert told.exit_code == 1
     assert "rbee apply" in told.stderr
+
+
+@pytest.mark.parametrize("option", ["-f", "--file", "--target"])
+def test_a_saved_plan_takes_no_other_file_or_target(option: str) -> None:
+    told = CliRunner().invoke(main, ["apply", "plan.json", option, "queen"])
+    assert told.exit_code == 2
+    assert "A saved plan has its own" in told.stderr
+
+
+def test_the_environments_file_is_no_hindrance_to_a_saved_plan() -> None:
+    told = CliRunner().invoke(main, ["apply", "no-such-plan.json"], env={"RBEE_FILE": "x.yaml", "RBEE_TARGET": "queen"})
+    assert told.exit_code == 1
+    assert "no-such-plan.json cannot be read" in told.stderr

@@ -117,4 +117,4 @@ def _metadata(endpoint: str, repo: str, file: str, revision: str, token: str | N
         raise InvalidRequest(f"{repo!r} is no repository name: {e}") from None
     except Exception as e:
         # Its HTTP library's own errors (no connection, timeout) share no public base with an OSError.
-        raise Unreachable(f"{endpoint} cannot be reached: {e}", mend="Check the hive's network.") from e
+        raise Unreachable(f"{endpoint} cannot be reached: {e}.", mend="Check the hive's network.") from e
