@@ -82,6 +82,8 @@ class WorkerConfig:
     #: As the queen reaches it.
     url: str
     queen_url: str | None = None
+    #: Whether that address may be shown the token: not when anyone on the machine may have named it.
+    queen_trusted: bool = True
     token_file: str | None = None
     options: WorkerOptions = field(default_factory=WorkerOptions)
     heartbeat_interval: float = defaults.HEARTBEAT_INTERVAL

@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from rbee.adapters import process, shipped
 from rbee.adapters.paths import Paths
+from rbee.adapters.secrets import load_token, write_secret
 from rbee.contracts.operations.hives import DeviceList, HiveCheck
 from rbee.contracts.operations.models import ModelDelete, ModelDownload, ModelGet, ModelList
 from rbee.contracts.operations.workers import (
@@ -25,6 +27,7 @@ from rbee.core.errors import Conflict, RbeeError
 from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
+from tests.support.files_server import serving
 from tests.support.hive import MARK, HiveClient, client, free_range, install_engine, machine, settings, until
 from tests.support.workers import llama_cpp
 
@@ -318,3 +321,28 @@ async def test_second_hive_of_the_same_directories_is_refused(hive: HiveClient, 
     with pytest.raises(Conflict, match=rf"A hive runs already \(pid {os.getpid()}\)"):
         await HiveDaemon(settings(free_range()), paths, None).start()
     assert (await hive.capabilities()).hive_id == "h1"
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_workers_show_the_token_to_no_queen_that_anyone_may_have_named(paths: Paths, named: bool) -> None:
+    """The listener is open: any user of the machine may send the job."""
+    write_secret(paths.token, "a-token-of-the-fleet")
+    shown: list[str | None] = []
+
+    async def beat(request: web.Request) -> web.StreamResponse:
+        shown.append(request.headers.get("Authorization"))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/v1/worker-heartbeat", beat)
+    async with serving(app) as url:
+        config = settings(free_range(), queen_url=url if named else None)
+        daemon = HiveDaemon(config, paths, load_token(paths.token))
+        await daemon.start()
+        async with client(daemon.url) as hive:
+            await hive.run(ModelDownload(model="builtin:bee-tiny", mark=MARK))
+            await hive.run(spawn(queen_url=url))
+            await until(lambda: len(shown) >= 2)
+            await hive.run(WorkerProcessDelete(pid=(await only(hive)).pid))
+        await daemon.stop()
+    assert set(shown) == {"Bearer a-token-of-the-fleet" if named else None}

@@ -147,6 +147,16 @@ async def test_a_worker_that_dies_before_the_first_byte_is_replaced(tmp_path: Pa
         await eventually(lambda: c.queen.registry.workers["w1"].unreachable is None)
 
 
+async def test_a_worker_whose_address_is_no_name_is_passed_over(tmp_path: Path) -> None:
+    async with queen_in(tmp_path) as c, workers(c, "w2"):
+        odd = f"http://{'a' * 70}.example:9300"  # no part of a name may be so long
+        assert await c.heartbeat(beat("w1", 1, url=odd, slots=1000)) == 200
+        for _ in range(3):
+            async with c.chat() as answer:
+                assert (answer.status, answer.headers["X-Rbee-Worker"]) == (200, "w2")
+        assert all(not t.done() for t in c.queen.prober._tasks.values())
+
+
 async def test_a_worker_whose_engine_is_away_passes_the_request_on(tmp_path: Path) -> None:
     said = '{"error": {"message": "The model is being loaded.", "code": "model_loading"}}'
     refusal = Script(raw=f"HTTP/1.1 503 X\r\nContent-Length: {len(said)}\r\n\r\n{said}")

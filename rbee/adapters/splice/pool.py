@@ -84,6 +84,8 @@ class Pool:
             raise ConnectTimeout(f"{upstream.host}:{upstream.port}: no connection in {timeout} s") from error
         except OSError as error:
             raise ConnectRefused(f"{upstream.host}:{upstream.port}: {error}", error.errno) from error
+        except ValueError as error:  # what can be no name of a machine
+            raise ConnectRefused(f"{upstream.host}:{upstream.port}: {error}") from error
         return connection
 
     async def send(self, upstream: Upstream, exchange: Exchange, request: bytes, connect_timeout: float | None) -> None:

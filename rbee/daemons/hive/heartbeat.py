@@ -55,6 +55,7 @@ class Heartbeat:
         #: Two queens at once must not get two tasks, of which one would be forgotten.
         self._changing = asyncio.Lock()
         self.queen_url: str | None = None
+        self.trusted = False
         self.sent = 0
         self.failures = 0
 
@@ -105,7 +106,7 @@ class Heartbeat:
         self._news.set()
 
     def _begin(self, known: KnownQueen) -> None:
-        self.queen_url = known.queen_url
+        self.queen_url, self.trusted = known.queen_url, known.trusted
         headers = self._headers if known.trusted else {}
         self._task = asyncio.create_task(self._run(known.queen_url, headers), name="hive-heartbeat")
 

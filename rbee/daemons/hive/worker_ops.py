@@ -12,6 +12,7 @@ from rbee.contracts.configs import HiveConfig, WorkerConfig
 from rbee.contracts.operations import workers as ops
 from rbee.core.errors import Conflict, RbeeError
 from rbee.core.records import ModelRecord
+from rbee.daemons.access import is_loopback, split_address
 from rbee.daemons.hive import admission
 from rbee.daemons.hive.devices import Devices
 from rbee.daemons.hive.heartbeat import Heartbeat
@@ -138,6 +139,7 @@ class WorkerOps:
         available = info.memory_available - self._supervisor.spoken_for(device.id, sizes)
         admission.check_memory(model, needs, device, max(0, available))
         assert engine.provider is not None
+        queen_url, queen_trusted = self._queen_of(request)
         config = WorkerConfig(
             worker_id=request.worker_id or "",
             hive_id=self._config.hive_id,
@@ -150,12 +152,21 @@ class WorkerOps:
             device=device.id,
             listen="",
             url="",
-            queen_url=request.queen_url or self._config.queen_url or self._heartbeat.queen_url,
+            queen_url=queen_url,
+            queen_trusted=queen_trusted,
             token_file=str(self._token_file) if self._token_file else None,
             options=request.options,
             heartbeat_interval=self._config.heartbeat_interval,
         )
         return Order(config=config, needs=needs, port=request.port, mark=request.mark)
+
+    def _queen_of(self, request: ops.WorkerSpawn) -> tuple[str | None, bool]:
+        """Where the worker sends its heartbeats, and whether that address may be shown the fleet's token: on an open
+        listener any user of this machine may have named it."""
+        known, found = self._config.queen_url, self._heartbeat
+        url = request.queen_url or known or found.queen_url
+        guarded = not is_loopback(split_address(self._config.listen)[0])
+        return url, guarded or url == known or (url == found.queen_url and found.trusted)
 
     async def _until_settled(self, ctx: JobContext, worker: Managed) -> None:
         began = asyncio.get_running_loop().time()

@@ -34,7 +34,7 @@ class Prober:
         while self._registry.workers.get(worker.worker_id) is worker and worker.unreachable is not None:
             try:
                 status = await self._ask(worker.beat.url)
-            except (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError) as e:
+            except (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError, ValueError) as e:
                 if worker.unreachable == PROBED:
                     worker.unreachable = f"does not answer: {e or type(e).__name__}"
                 await asyncio.sleep(wait)

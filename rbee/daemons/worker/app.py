@@ -65,7 +65,9 @@ class WorkerDaemon:
         ]
         self.server = app.Server(app.build(routes), [access.listener(config.listen, token)])
         self._heartbeat = (
-            Heartbeat(config.queen_url, token, self.state, config.heartbeat_interval) if config.queen_url else None
+            Heartbeat(config.queen_url, token if config.queen_trusted else None, self.state, config.heartbeat_interval)
+            if config.queen_url
+            else None
         )
 
     def launch(self) -> Launch:
