@@ -121,14 +121,22 @@ def _decide_and_do(prepared: Prepared, output: str, parallelism: int, approved: 
 
 
 def _end_at_second_interrupt() -> None:
-    """The first Ctrl-C raises KeyboardInterrupt, which ends an apply in order; the second ends the process."""
+    """The first Ctrl-C raises KeyboardInterrupt, which ends an apply in order; the second ends the process.
+
+    A SIGTERM (of a CI that cancels) and a terminal that is closed count as a Ctrl-C.
+    """
 
     def first(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, second)
+        for each in ends:
+            signal.signal(each, second)
         raise KeyboardInterrupt
 
     def second(number: int, frame: FrameType | None) -> None:
         os.write(2, b"\nrbee: ended at once; the next apply finishes the rest.\n")
         os._exit(130)
 
-    signal.signal(signal.SIGINT, first)
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else nohup: it is to outlive its terminal
+        ends.append(signal.SIGHUP)
+    for each in ends:
+        signal.signal(each, first)

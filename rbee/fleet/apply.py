@@ -74,7 +74,7 @@ class _Run:
             self.handlers[action.kind](self.world, action, Tell(emit))
         except RbeeError as e:
             if self.world.stop.is_set() and e.code in ("cancelled", "interrupted"):
-                end("interrupted", "interrupted")
+                end("interrupted", "cancelled before it was done")
             else:
                 end("failed", e.message, e.mend, e.code)
         except OSError as e:

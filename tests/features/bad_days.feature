@@ -54,14 +54,19 @@ Feature: Bad input and bad days
     And on an address that is not loopback a client without the token gets 401
     And the token is in no log, no output and no command line
 
-  Scenario: Ctrl-C in the middle
+  Scenario Outline: Ctrl-C in the middle, or what a CI sends to a job that it cancels
     Given a fleet whose model comes from a server that never ends
-    When apply is interrupted while it fetches the model
+    When apply gets <signal> while it fetches the model
     Then it ends with 130 and says what was done and what was not
     And no download goes on
     When the model's server is mended
     And the command "apply --auto-approve" is run
     Then the command ends with 0 and says "Apply complete"
+
+    Examples:
+      | signal  |
+      | SIGINT  |
+      | SIGTERM |
 
   Scenario Outline: Files that are no fleet
     Given an rbee.yaml that is <what>

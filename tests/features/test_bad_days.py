@@ -151,12 +151,12 @@ def _endless(own_home: RbeeHome, held: contextlib.ExitStack) -> Story:
     return Story(own_home, notes={"server": server})
 
 
-@when("apply is interrupted while it fetches the model")
-def _interrupt(story: Story) -> None:
+@when(parsers.parse("apply gets {name} while it fetches the model"))
+def _interrupt(story: Story, name: str) -> None:
     server: ModelServer = story.notes["server"]
     process = story.home.start("apply", "--auto-approve")
     assert server.half_sent.wait(60), story.home.logs()
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.Signals[name])
     out, err = process.communicate(timeout=30)
     story.notes["interrupted"] = (process.returncode, out.decode() + err.decode())
 
