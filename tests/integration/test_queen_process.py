@@ -155,6 +155,7 @@ def test_jobs_of_a_queen_that_was_killed_are_told_as_interrupted(tmp_path: Path)
         connection, _ = silent.accept()
         with connection:  # asked, and never answers
             assert connection.recv(100).startswith(b"POST /v1/chat/completions")
+            run(url, "QueenCheck")  # accepted once all before it is in the file
             queen.kill()
             queen.wait()
         again = h.start()
