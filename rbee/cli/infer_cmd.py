@@ -18,13 +18,15 @@ from rbee.core.errors import InvalidRequest
 
 @click.command("infer")
 @click.option("--model", required=True, envvar="RBEE_MODEL", help="Model or alias.")
-@click.option("--prompt", required=True, help="What to ask; `-` reads it from standard input.")
-@click.option("--system", default=None, help="System message.")
-@click.option("--max-tokens", type=click.IntRange(1), default=None, help="Most tokens to answer with.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True)
-@click.option("--top-p", type=click.FloatRange(0, 1), default=None)
-@click.option("--seed", type=int, default=None, help="Seed of the sampler.")
-@click.option("--stop", multiple=True, help="Text that ends the answer (up to 4).")
+@click.option("--prompt", envvar="RBEE_PROMPT", required=True, help="What to ask; `-` reads it from standard input.")
+@click.option("--system", envvar="RBEE_SYSTEM", default=None, help="System message.")
+@click.option(
+    "--max-tokens", envvar="RBEE_MAX_TOKENS", type=click.IntRange(1), default=None, help="Most tokens to answer with."
+)
+@click.option("--temperature", envvar="RBEE_TEMPERATURE", type=click.FloatRange(0, 2), default=0.7, show_default=True)
+@click.option("--top-p", envvar="RBEE_TOP_P", type=click.FloatRange(0, 1), default=None)
+@click.option("--seed", envvar="RBEE_SEED", type=int, default=None, help="Seed of the sampler.")
+@click.option("--stop", envvar="RBEE_STOP", multiple=True, help="Text that ends the answer (up to 4).")
 @queen_option
 @token_option
 @common.output_option

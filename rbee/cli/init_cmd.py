@@ -25,7 +25,7 @@ _HOST = re.compile(r"^\s*host(?:\s*=\s*|\s+)(.+)$", re.IGNORECASE)
 
 @click.command("init")
 @file_option
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--force", is_flag=True, envvar="RBEE_FORCE", help="Write over a file that is there.")
 def command(file: Path, force: bool) -> None:
     """Write a first rbee.yaml, with comments, from what this machine has."""
     if (file.exists() or file.is_symlink()) and not force:

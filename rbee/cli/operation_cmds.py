@@ -89,7 +89,7 @@ def _options(request: type, prefix: str = "") -> list[click.Parameter]:
             click.Option(
                 [f"--{shown.replace('_', '-')}", f"{prefix}{field.name}"],
                 type=choice, required=required, help=doc.text if doc else None,
-                envvar=f"RBEE_{field.name.upper()}",
+                envvar=f"RBEE_{shown.replace('-', '_').upper()}",
             )
         )  # fmt: skip
     return out

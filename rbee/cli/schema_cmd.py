@@ -14,10 +14,19 @@ from rbee.contracts.schemas import SCHEMAS, render
 
 @click.command("schema")
 @click.argument("name", type=click.Choice(sorted(SCHEMAS)), default="rbee")
-@click.option("--write", is_flag=True, help="Write all schemas into ./schemas instead of printing one.")
-@click.option("--docs", "pages", is_flag=True, help="Write the reference pages made from the types into ./docs.")
+@click.option(
+    "--write", is_flag=True, envvar="RBEE_WRITE", help="Write all schemas into ./schemas instead of printing one."
+)
+@click.option(
+    "--docs",
+    "pages",
+    is_flag=True,
+    envvar="RBEE_DOCS",
+    help="Write the reference pages made from the types into ./docs.",
+)
 @click.option(
     "--into",
+    envvar="RBEE_INTO",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
     help="Directory to write under instead of this one.",

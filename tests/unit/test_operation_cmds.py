@@ -118,6 +118,15 @@ def test_what_the_type_refuses_is_refused_here(args: list[str], words: str) -> N
     assert "127.0.0.1:9" not in told.output
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_has_an_environment_variable_of_its_name(name: str) -> None:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    for option in (p for p in found.params if isinstance(p, click.Option)):
+        flag = option.opts[-1].removeprefix("--")
+        assert option.envvar == f"RBEE_{flag.replace('-', '_').upper()}", flag
+
+
 def test_a_value_that_is_no_choice_is_a_usage_error() -> None:
     told = run("worker", "spawn", "--model", "m", "--worker", "abacus")
     assert told.exit_code == 2

@@ -228,7 +228,7 @@ def machine(home: Path) -> dict[str, Any]:
 
         user = pwd.getpwuid(os.getuid()).pw_name
     abi = "t" if "t" in getattr(sys, "abiflags", "") else ""
-    python = {"path": sys.executable, "version": list(sys.version_info[:3])}
+    python = {"path": sys.executable or os.path.realpath("/proc/self/exe"), "version": list(sys.version_info[:3])}
     python["tag"] = f"cp{sys.version_info[0]}{sys.version_info[1]}{abi}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found: dict[str, Any] = {
