@@ -24,7 +24,7 @@ def ask(plan: Plan, output: str, approved: bool, destroy: bool) -> None:
     """Show the plan; return when it may be done. Raises RbeeError `not_approved` (also without a terminal)."""
     if output == "human":
         console = common.stdout()
-        for line in plan_view.render(plan):
+        for line in plan_view.render(plan, destroy):
             console.print(line, soft_wrap=True, highlight=False)
         common.show_problems(plan.problems, as_json=False)
     if plan.empty or approved:

@@ -51,7 +51,7 @@ def plan(
         common.json_lines().plan(found)
     else:
         console = common.stdout()
-        for line in plan_view.render(found):
+        for line in plan_view.render(found, destroy):
             console.print(line, soft_wrap=True, highlight=False)
         common.show_problems(found.problems, as_json=False)
     if out is not None:

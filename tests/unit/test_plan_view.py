@@ -69,3 +69,9 @@ def test_every_action_has_a_line_with_its_sign_and_reason() -> None:
 
 def test_every_change_has_a_colour_and_a_sign() -> None:
     assert COLOUR.keys() == SIGN.keys()
+
+
+def test_a_destroy_that_finds_nothing_does_not_speak_of_the_file() -> None:
+    nothing = Plan(fleet=FLEET, made_from="", actions=(), problems=())
+    assert [line.plain for line in render(nothing, destroy=True)] == ["No changes. Nothing of this fleet is left."]
+    assert [line.plain for line in render(nothing)] == [nothing.summary]

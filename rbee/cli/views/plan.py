@@ -13,7 +13,7 @@ from rbee.core.plan import Plan
 COLOUR = {"add": "green", "change": "yellow", "replace": "magenta", "remove": "red"}
 
 
-def render(plan: Plan) -> Iterator[Text]:
+def render(plan: Plan, destroy: bool = False) -> Iterator[Text]:
     """Lines of a plan, machine by machine; the summary line last. Without colour they are plain text."""
     if not plan.empty:
         yield Text(f"Fleet {plan.fleet}:")
@@ -24,7 +24,8 @@ def render(plan: Plan) -> Iterator[Text]:
             for action in actions:
                 yield _line(action, width)
             yield Text()
-    yield Text(plan.summary, style="bold")
+    nothing = destroy and plan.empty and not plan.blocked
+    yield Text("No changes. Nothing of this fleet is left." if nothing else plan.summary, style="bold")
 
 
 def _grouped(plan: Plan) -> list[tuple[str, list[Action]]]:
