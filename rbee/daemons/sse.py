@@ -146,6 +146,8 @@ async def serve(
     A client that stops reading holds one write buffer and nothing more; after READER_TIMEOUT it is dropped.
     """
     response = await open_stream(request)
+    if request.method == "HEAD":
+        return response
     watch = _Watch(request.transport, keepalive)
     try:
         while True:
@@ -178,6 +180,8 @@ async def serve_stored(
 ) -> web.StreamResponse:
     """Streams what is kept of an ended stream: `pages(n)` gives the events behind number `n`, in order."""
     response = await open_stream(request)
+    if request.method == "HEAD":
+        return response
     watch = _Watch(request.transport, READER_TIMEOUT / 4)
     try:
         while events := await pages(after):

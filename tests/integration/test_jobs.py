@@ -130,6 +130,20 @@ async def test_many_readers_see_the_same_and_each_can_resume(tmp_path: Path) -> 
         assert [i for i, _ in frames(texts[2])] == [2, 3, None]
 
 
+async def test_who_asks_for_the_head_only_waits_for_no_end(tmp_path: Path) -> None:
+    async with bench(tmp_path / "a.db", forever) as b:
+        url = f"{b.url}/v1/jobs/{await b.submit()}/stream"
+        async with b.http.head(url) as answer:
+            assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(b.url.rpartition(":")[2]))
+        for _ in range(2):  # the connection can be used again
+            writer.write(b"HEAD /v1/jobs/x HTTP/1.1\r\nHost: x\r\n\r\nHEAD " + url[url.index("/v1") :].encode())
+            writer.write(b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            for status in (b"HTTP/1.1 404", b"HTTP/1.1 200"):
+                assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(status)
+        writer.close()
+
+
 async def test_cancel_reaches_the_handler_and_a_second_one_is_refused(tmp_path: Path) -> None:
     async with bench(tmp_path / "a.db", forever) as b:
         job_id = await b.submit()

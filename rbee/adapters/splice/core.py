@@ -18,7 +18,7 @@ from .relay import DecodingRelay, OnHead, Relay
 from .watch import Watch
 
 _HTTP_1_1 = (1, 1)
-#: Bodies below this go out in one write with the head.
+#: Requests of these methods say a length only when they have a body.
 _BODYLESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 
 
