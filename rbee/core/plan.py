@@ -45,7 +45,11 @@ class Plan:
     def summary(self) -> str:
         """The last line of a plan for people."""
         if self.empty:
-            return "No changes." if self.blocked else "No changes. The fleet is as rbee.yaml says."
+            return (
+                "Nothing can be done: see the problems."
+                if self.blocked
+                else "No changes. The fleet is as rbee.yaml says."
+            )
         c = self.counts()
         return f"Plan: {c['add']} to add, {c['change']} to change, {c['replace']} to replace, {c['remove']} to remove."
 

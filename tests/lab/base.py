@@ -28,7 +28,8 @@ PidFile {SSHD_PID}
 """
 SLIM = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man", "usr/share/info")
 RECIPE = repr((1, INCLUDE, USER, UID, SSHD_CONFIG, SLIM))
-DEFAULT_URL, DEFAULT_SUITE = "http://deb.debian.org/debian", "bookworm"
+#: Without an apt of its own to ask, debootstrap takes the mirror that it knows for the suite.
+DEFAULT_SUITE = "bookworm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def _make(tree: Path, mirror: Mirror) -> None:
     include = f"--include={','.join(INCLUDE)}"
     try:
         run(
-            "debootstrap", "--variant=minbase", include, *trust, mirror.suite, part, mirror.url,
+            "debootstrap", "--variant=minbase", include, *trust, mirror.suite, part, *filter(None, [mirror.url]),
             env=_proxy(), timeout=900,
         )  # fmt: skip
         run("chroot", part, "useradd", "--create-home", "--shell", "/bin/bash", "--uid", UID, USER)
@@ -80,7 +81,9 @@ def _make(tree: Path, mirror: Mirror) -> None:
         log = part / "debootstrap/debootstrap.log"
         tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
         shutil.rmtree(part, ignore_errors=True)
-        raise LabUnavailable(f"lab: cannot make the Debian tree from {mirror.url}: {error}\n{tail}") from error
+        raise LabUnavailable(
+            f"lab: cannot make the Debian tree from {mirror.url or 'its default mirror'}: {error}\n{tail}"
+        ) from error
     for slim in SLIM:
         shutil.rmtree(part / slim, ignore_errors=True)
     for key in (part / "etc/ssh").glob("ssh_host_*"):
@@ -91,7 +94,7 @@ def _make(tree: Path, mirror: Mirror) -> None:
 
 
 def host_mirror() -> Mirror:
-    """The mirror this machine's own apt uses for its release, else Debian's public one."""
+    """The mirror this machine's own apt uses for its release, else debootstrap's own choice."""
     release = Path("/etc/os-release").read_text() if Path("/etc/os-release").exists() else ""
     codename = re.search(r'^VERSION_CODENAME="?([a-z]+)"?$', release, re.MULTILINE)
     if codename:
@@ -100,7 +103,7 @@ def host_mirror() -> Mirror:
             parse = {".sources": mirror_of_deb822, ".list": mirror_of_list}.get(path.suffix)
             if parse and path.is_file() and (found := parse(path.read_text(errors="replace"), codename[1])):
                 return found
-    return Mirror(suite=DEFAULT_SUITE, url=DEFAULT_URL)
+    return Mirror(suite=DEFAULT_SUITE, url="")
 
 
 def mirror_of_deb822(text: str, suite: str) -> Mirror | None:

@@ -34,7 +34,7 @@ class ModelOps:
 
     async def list(self, ctx: JobContext, request: ops.ModelList) -> ops.ModelListResponse:
         found = await asyncio.to_thread(self._catalog.list)
-        ctx.narrate("model_list_result", f"{len(found)} models.", count=len(found))
+        ctx.narrate("model_list_result", f"{len(found)} model{'' if len(found) == 1 else 's'}.", count=len(found))
         return ops.ModelListResponse(models=tuple(found))
 
     async def get(self, ctx: JobContext, request: ops.ModelGet) -> ops.ModelGetResponse:

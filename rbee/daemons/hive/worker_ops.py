@@ -199,7 +199,9 @@ class WorkerOps:
             )
         if not found:
             ctx.narrate("worker_proc_list_empty", "No workers.")
-        ctx.narrate("worker_proc_list_result", f"{len(found)} workers.", count=len(found))
+        ctx.narrate(
+            "worker_proc_list_result", f"{len(found)} worker{'' if len(found) == 1 else 's'}.", count=len(found)
+        )
         return ops.WorkerProcessListResponse(workers=found)
 
     async def get(self, ctx: JobContext, request: ops.WorkerProcessGet) -> ops.WorkerProcessGetResponse:
