@@ -46,7 +46,7 @@ class Plan:
         """The last line of a plan for people."""
         if self.empty:
             return (
-                "Nothing can be done: see the problems."
+                "Nothing to do beside the problems below."
                 if self.blocked
                 else "No changes. The fleet is as rbee.yaml says."
             )

@@ -37,7 +37,7 @@ def test_a_plan_with_nothing_to_do_says_so() -> None:
     assert done.empty
     assert not done.blocked
     assert done.summary == "No changes. The fleet is as rbee.yaml says."
-    assert replace(done, problems=(Problem(summary="x"),)).summary == "Nothing can be done: see the problems."
+    assert replace(done, problems=(Problem(summary="x"),)).summary == "Nothing to do beside the problems below."
     assert not replace(done, problems=(Problem(summary="x", severity="warning"),)).blocked
 
 
