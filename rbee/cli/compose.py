@@ -91,7 +91,7 @@ async def _local_hive(config: HiveConfig | None, paths: Paths) -> AsyncIterator[
     from rbee.daemons.hive.app import HiveDaemon
 
     hive = HiveDaemon(config, paths, read_token(config.token_file, paths))
-    await hive.start()
+    await hive.start(heartbeats=False)
     try:
         yield KnownHive(hive_id=config.hive_id, url=hive.url)
     finally:

@@ -91,9 +91,10 @@ class HiveDaemon:
         """As others reach it; known once started."""
         return self._sight.url
 
-    async def start(self) -> None:
-        """Adopt what runs, then listen, then go on with heartbeats.
+    async def start(self, *, heartbeats: bool = True) -> None:
+        """Adopt what runs, then listen, then go on with the heartbeats of the run before.
 
+        Without `heartbeats` they wait for a discovery: a hive inside the queen's process starts before she listens.
         Raises Conflict when another hive of these paths runs, RbeeError when it cannot listen.
         """
         self._lock = process.hold(self.paths.state / "hive.lock", "A hive")
@@ -105,7 +106,8 @@ class HiveDaemon:
             listener, port = self.server.listeners[0], self.server.ports[0]
             self._sight.url = f"http://{ports.join(ports.reachable_host(listener.host), port)}"
             await asyncio.to_thread(self._write_run_file)
-            await self.heartbeat.start()
+            if heartbeats:
+                await self.heartbeat.start()
         except BaseException:
             await self.stop()
             raise
