@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 import httptools
@@ -62,6 +63,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # asyncio's signature is for pipes too; a TCP connection's is always a Transport.
         self.transport = transport  # type: ignore[assignment]
         tcp = transport.get_extra_info("socket")
         for level, name, value in _DEAD_PEER if tcp is not None else ():
@@ -106,7 +108,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
 
-class Exchange:
+class Exchange(ABC):
     """One request to one upstream and its answer; base of what relays it and of what reads it.
 
     A subclass gets `answered(rest)` when the head is there, `body(data)` for each piece after it, and
@@ -153,14 +155,14 @@ class Exchange:
 
     # What a subclass does with the answer.
 
-    def answered(self, rest: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def answered(self, rest: bytes) -> None: ...
 
-    def body(self, data: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def body(self, data: bytes) -> None: ...
 
-    def ended(self, error: UpstreamError | None) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def ended(self, error: UpstreamError | None) -> None: ...
 
     # Called by the parser.
 
