@@ -276,19 +276,31 @@ class Lock:
         self.file.close()
 
 
+def _flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def hold(path: Path, what: str) -> Lock:
-    """Hold `path` for this process alone. Raises Conflict, naming the holder, when another one does."""
+    """Hold `path` for this process alone. Raises Conflict, naming the holder, when another one does.
+
+    Blocks up to a second: a process that was killed lets go a moment after it is seen to be dead.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    end = time.monotonic() + 1.0
+    while not (held := _flock(file.fileno())) and time.monotonic() < end:
+        time.sleep(0.02)
+    if not held:
         file.seek(0)
         holder = file.read().strip()
         file.close()
         raise Conflict(
             f"{what} runs already{f' (pid {holder})' if holder else ''}.", mend="Stop that one first, or use it."
-        ) from None
+        )
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
     file.flush()
