@@ -16,7 +16,7 @@ from rbee.core.doc import Doc
 def refused(value: Any, where: str = "$") -> Iterator[str]:
     """What of a dataclass value lies outside its fields' bounds, each as "$.port: must be at most 65535".
 
-    A field that is None was not said and is not looked at; values of fields that are dataclasses are.
+    A field that is None was not said and is not looked at; dataclasses in fields, and in tuples, are.
     """
     kind: Any = type(value)
     for name, doc in _docs(kind).items():
@@ -25,8 +25,10 @@ def refused(value: Any, where: str = "$") -> Iterator[str]:
             continue
         if doc is not None:
             yield from (f"{here}: {words}" for words in _outside(doc, said))
-        if dataclasses.is_dataclass(said):
-            yield from refused(said, here)
+        inner = [(f"{here}[{n}]", item) for n, item in enumerate(said)] if isinstance(said, tuple) else [(here, said)]
+        for place, item in inner:
+            if dataclasses.is_dataclass(item):
+                yield from refused(item, place)
 
 
 @cache
@@ -57,5 +59,7 @@ def _outside(doc: Doc, said: Any) -> Iterator[str]:
             yield f"must match {doc.pattern}"
         if doc.enum is not None and said not in doc.enum:
             yield f"must be one of {', '.join(doc.enum)}"
+    if isinstance(said, tuple) and doc.min_items is not None and len(said) < doc.min_items:
+        yield f"must have at least {doc.min_items} item{'' if doc.min_items == 1 else 's'}"
     if isinstance(said, tuple) and doc.max_items is not None and len(said) > doc.max_items:
         yield f"must have at most {doc.max_items} items"

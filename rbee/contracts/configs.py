@@ -87,6 +87,8 @@ class WorkerConfig:
     token_file: str | None = None
     options: WorkerOptions = field(default_factory=WorkerOptions)
     heartbeat_interval: float = defaults.HEARTBEAT_INTERVAL
+    #: Seconds without a request after which its hive unloads it.
+    idle_timeout: float | None = None
     state_dir: str = ""
 
 

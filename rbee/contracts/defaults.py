@@ -32,6 +32,11 @@ MAX_JOB_EVENTS: Final = 10_000
 #: Of a running job's events, in memory.
 MAX_JOB_BYTES: Final = 4 * 2**20
 JOBS_KEPT: Final = 1_000
+#: Jobs of one lane (`OperationType.lane`) that run at once; more of them wait, `queued`.
+LANES: Final = {"spawn": 16, "fetch": 64, "verify": 2, "preload": 2, "logs": 64}
+LANE: Final = 64
+#: Downloads that fetch at once, whatever number of jobs waits for them.
+DOWNLOADS: Final = 4
 SSE_KEEPALIVE: Final = 15.0
 LOG_BYTES: Final = 10 * 2**20
 

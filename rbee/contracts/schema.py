@@ -152,6 +152,7 @@ def _with(made: dict[str, Any], doc: Doc) -> dict[str, Any]:
         "pattern": doc.pattern,
         "minLength": doc.min_length,
         "maxLength": doc.max_length,
+        "minItems": doc.min_items,
         "maxItems": doc.max_items,
         "enum": list(doc.enum) if doc.enum else None,
         "propertyNames": {"pattern": doc.key_pattern} if doc.key_pattern else None,

@@ -21,6 +21,7 @@ class Doc:
     pattern: str | None = None
     min_length: int | None = None
     max_length: int | None = None
+    min_items: int | None = None
     max_items: int | None = None
     enum: tuple[str, ...] | None = None
     example: Any = None

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from rbee.core.doc import Doc
 
 DeviceType = Literal["cpu", "cuda", "metal", "rocm", "vulkan"]
-WorkerStatus = Literal["starting", "ready", "busy", "stopping", "dead", "failed"]
+WorkerStatus = Literal["starting", "ready", "busy", "stopping", "dead", "failed", "unloaded"]
+HealthStatus = Literal["healthy", "unhealthy", "unknown"]
 ModelStatus = Literal["available", "downloading", "failed"]
 
 
@@ -35,6 +36,8 @@ class Device:
     vram_used_mb: int | None = None
     temperature_celsius: float | None = None
     power_usage_watts: float | None = None
+    fan_speed_percent: float | None = None
+    utilization_percent: float | None = None
     compute_capability: str | None = None
     cores: int | None = None
     in_use: bool = False
@@ -42,8 +45,30 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """One of a model's files; `name` is relative to the model's folder. `sha256` in hex, where it is known."""
+
+    name: str
+    size_bytes: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadProgress:
+    """How far a download is; None for what nobody can know yet."""
+
+    bytes_downloaded: int
+    total_bytes: int | None
+    speed_bytes_per_sec: int
+    eta_seconds: float | None
+    started_at: str
+    source_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """A model in a hive's catalog. Sizes in bytes; `path` is on the hive."""
+    """A model in a hive's catalog. Sizes in bytes; `path` is on the hive: the file, the first of a split model's
+    files, or the folder of an MLC model. What a model does not say is None."""
 
     id: str
     name: str
@@ -60,9 +85,23 @@ class ModelRecord:
     quantization: str | None = None
     context_length: int | None = None
     layers: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    embedding_length: int | None = None
+    parameters: Annotated[int | None, Doc("Weights, counted.")] = None
+    parameter_count: Annotated[str | None, Doc("The same for a person: 1.2B.")] = None
+    tokenizer: str | None = None
+    chat_template: Annotated[bool, Doc("Whether it has one; ModelGet shows it.")] = False
+    gguf_version: int | None = None
+    tensor_count: int | None = None
+    kv_count: int | None = None
+    files: Annotated[tuple[ModelFile, ...], Doc("All of them, when it has several.")] = ()
+    download_progress: Annotated[DownloadProgress | None, Doc("While it is being downloaded.")] = None
     error: str | None = None
     mark: Mark | None = None
     added_at: str = ""
+    updated_at: str = ""
+    last_accessed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +122,22 @@ class WorkerRecord:
     slots: int = 1
     context_length: int | None = None
     memory_mb: float | None = None
+    vram_mb: Annotated[int | None, Doc("Of a GPU worker, as its driver tells by process.")] = None
+    cpu_percent: Annotated[float | None, Doc("Of one core; worker and engine together.")] = None
+    predicted_memory_mb: Annotated[float | None, Doc("What it was granted at its start.")] = None
+    queen_url: str | None = None
+    health_url: str = ""
+    health_status: HealthStatus = "unknown"
+    last_health_check: str = ""
+    last_seen: Annotated[str, Doc("When it last answered.")] = ""
+    uptime_seconds: int = 0
+    restarts: int = 0
+    slots_busy: int = 0
+    requests_handled: int = 0
+    tokens_generated: int = 0
+    avg_tokens_per_sec: float = 0.0
+    errors: int = 0
+    idle_timeout: float | None = None
     mark: Mark | None = None
 
 
@@ -98,6 +153,8 @@ class WorkerBinary:
     path: str
     size_bytes: int = 0
     python: Annotated[str, Doc("Interpreter that has the engine importable.")] = ""
+    formats: Annotated[tuple[str, ...], Doc("Model formats it reads.")] = ()
+    added_at: str = ""
     status: ModelStatus = "available"
     error: str | None = None
     mark: Mark | None = None

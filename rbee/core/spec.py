@@ -129,6 +129,9 @@ class WorkerOptions:
     parallel: Annotated[int | None, Doc("Requests served at once (slots).", minimum=1, maximum=256)] = None
     batch_size: Annotated[int | None, Doc("Prompt tokens read in one step.", minimum=1)] = None
     threads: Annotated[int | None, Doc("CPU threads. Default: the hive's share for this worker.", minimum=1)] = None
+    memory_limit_mb: Annotated[
+        int | None, Doc("Start the worker anew when it and its engine hold more memory than this.", minimum=1)
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

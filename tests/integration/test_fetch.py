@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee.adapters.sources import Fetched, Located, fetch
+from rbee.adapters.sources import Fetched, SourceFile, fetch
 from rbee.adapters.sources.fetch import Origin
 from rbee.contracts import codec
 from rbee.core.errors import Insufficient, NotFound, RbeeError, Unauthorized, Unreachable
@@ -22,7 +22,7 @@ async def get(
     server: FileServer, target: Path, *, sha256: str | None = None, size: int | None = None, tries: int = 6
 ) -> Fetched:
     headers = {"Authorization": "Bearer s3cret"}
-    located = Located(filename=target.name, url=f"{server.url}/model.gguf", size=size, headers=headers)
+    located = SourceFile(filename=target.name, url=f"{server.url}/model.gguf", size=size, headers=headers)
     return await fetch(located, target, sha256, lambda done, total: None, tries)
 
 
@@ -42,7 +42,7 @@ async def test_plain_download_hashes_and_tells_progress(target: Path) -> None:
     async with file_server(DATA) as server:
         told: list[tuple[int, int | None]] = []
         fetched = await fetch(
-            Located(filename="model.gguf", url=f"{server.url}/model.gguf"), target, None, lambda *p: told.append(p)
+            SourceFile(filename="model.gguf", url=f"{server.url}/model.gguf"), target, None, lambda *p: told.append(p)
         )
     whole(target, fetched)
     assert fetched.sha256 == server.sha256

@@ -15,7 +15,8 @@ from aiohttp import web
 from rbee.adapters import process, shipped
 from rbee.adapters.paths import Paths
 from rbee.adapters.secrets import load_token, write_secret
-from rbee.contracts.operations.hives import DeviceList, HiveCheck
+from rbee.contracts.operations.devices import DeviceList
+from rbee.contracts.operations.hives import HiveCheck
 from rbee.contracts.operations.models import ModelDelete, ModelDownload, ModelGet, ModelList
 from rbee.contracts.operations.workers import (
     WorkerProcessDelete,

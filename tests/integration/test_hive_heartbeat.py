@@ -87,9 +87,9 @@ async def test_no_heartbeat_before_discovery_and_one_task_after_two(paths: Paths
         assert queen.beats == []
         assert (await hive.capabilities(queen_url=queen.url)).queen_url == queen.url
         await until(lambda: len(queen.beats) >= 2)
-        task = daemon.heartbeat._task
+        task = daemon.hive.heartbeat._task
         await hive.capabilities(queen_url=f"{queen.url}/")
-        assert daemon.heartbeat._task is task
+        assert daemon.hive.heartbeat._task is task
         monitor = queen.beats[0].monitor_data
         assert monitor.ram_total_gb >= monitor.ram_used_gb > 0
         assert monitor.uptime_seconds > 0
@@ -144,16 +144,16 @@ async def test_what_is_no_address_is_refused(paths: Paths, wrong: str) -> None:
     async with running(paths) as daemon, client(daemon.url) as hive:
         async with hive.session.get(f"{hive.url}/capabilities", params={"queen_url": wrong}) as answer:
             assert answer.status == 400
-        assert daemon.heartbeat.queen_url is None
+        assert daemon.hive.heartbeat.queen_url is None
 
 
 async def test_two_queens_at_once_get_one_heartbeat(paths: Paths, queen: FakeQueen) -> None:
     async with running(paths, heartbeat_interval=0.05) as daemon, client(daemon.url) as hive:
         await hive.capabilities(queen_url=queen.url)
         others = [f"http://127.0.0.1:{free_port()}" for _ in range(3)]
-        await asyncio.gather(*(daemon.heartbeat.discovered(url, False) for url in others))
+        await asyncio.gather(*(daemon.hive.heartbeat.discovered(url, False) for url in others))
         tasks = [t for t in asyncio.all_tasks() if t.get_name() == "hive-heartbeat"]
-        assert tasks == [daemon.heartbeat._task]
+        assert tasks == [daemon.hive.heartbeat._task]
 
 
 async def test_a_look_that_fails_ends_no_heartbeat(paths: Paths, queen: FakeQueen) -> None:

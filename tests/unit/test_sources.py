@@ -78,8 +78,8 @@ async def test_local_files(tmp_path: Path) -> None:
     file = tmp_path / "my model.gguf"
     file.write_bytes(b"12345")
     located = await LocalFile().locate(f"file:{file}", None)
-    assert (located.path, located.size, located.filename) == (file, 5, "my-model.gguf")
-    assert (await LocalFile().locate(f"file://{str(file).replace(' ', '%20')}", None)).path == file
+    assert (located.files[0].path, located.files[0].size, located.files[0].filename) == (file, 5, "my-model.gguf")
+    assert (await LocalFile().locate(f"file://{str(file).replace(' ', '%20')}", None)).files[0].path == file
     with pytest.raises(InvalidRequest, match="absolute"):
         await LocalFile().locate("file:relative.gguf", None)
     with pytest.raises(NotFound, match="no file"):
@@ -90,8 +90,8 @@ async def test_local_files(tmp_path: Path) -> None:
 
 async def test_builtin_is_shipped() -> None:
     located = await Builtin().locate("builtin:bee-tiny", None)
-    assert located.path is not None
-    assert located.path.read_bytes()[:4] == b"GGUF"
+    assert located.files[0].path is not None
+    assert located.files[0].path.read_bytes()[:4] == b"GGUF"
     with pytest.raises(NotFound, match="bee-tiny"):
         await Builtin().locate("builtin:bee-tinny", None)
     assert (shipped.providers_dir() / "engines").is_dir()

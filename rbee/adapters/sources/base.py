@@ -7,18 +7,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
 from rbee.core.errors import InvalidRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
-    """What a source points to: either a `url` to download or a `path` on this machine.
+class SourceFile:
+    """One file of a model: either a `url` to download or a `path` on this machine.
 
-    `size` and `sha256` are what the source itself says of the file, when it does. `headers` may hold a secret:
-    they go to the URL's own host only.
+    `filename` is one harmless path component. `size`, `sha256` and `md5` are what the source itself says of the file,
+    when it does. `headers` may hold a secret: they go to the URL's own host only.
     """
 
     filename: str
@@ -26,8 +26,23 @@ class Located:
     path: Path | None = None
     size: int | None = None
     sha256: str | None = None
-    commit: str | None = None
+    md5: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """What a source points to: one file, all shards of a split GGUF in order, or the files of an MLC folder."""
+
+    files: tuple[SourceFile, ...]
+    format: Literal["gguf", "mlc"] = "gguf"
+    commit: str | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all files; None when the source does not say one of them."""
+        sizes = [f.size for f in self.files]
+        return None if None in sizes else sum(s for s in sizes if s is not None)
 
 
 class Source(Protocol):
@@ -43,7 +58,7 @@ class Source(Protocol):
         ...
 
     async def locate(self, source: str, revision: str | None) -> Located:
-        """Find the file. Raises RbeeError whose code tells missing, gated, private and unreachable apart."""
+        """Find its files. Raises RbeeError whose code tells missing, gated, private and unreachable apart."""
         ...
 
 

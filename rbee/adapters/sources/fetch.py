@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rbee.adapters.paths import write_atomic
-from rbee.adapters.sources.base import Located
+from rbee.adapters.sources.base import SourceFile
 from rbee.contracts import codec, defaults
 from rbee.core.errors import Insufficient, NotFound, RbeeError, Unauthorized, Unreachable
 
@@ -65,15 +65,15 @@ class _Again(Exception):
         self.wait = wait
 
 
-async def fetch(located: Located, target: Path, expected: str | None, on_bytes: OnBytes, tries: int = TRIES) -> Fetched:
-    """Download `located.url` to `target` (renamed into place when whole and right).
+async def fetch(file: SourceFile, target: Path, expected: str | None, on_bytes: OnBytes, tries: int = TRIES) -> Fetched:
+    """Download `file.url` to `target` (renamed into place when whole and right).
 
     `expected` is the SHA-256 it must have, else what the source says. `on_bytes(done, total)` is called as they
     come. What is there of an earlier try is kept and continued, if the server still has the same file. Cancelling
     keeps the part too. Raises RbeeError: insufficient_resources (before a byte is written when the size is
     known), checksum_mismatch, not_found, unauthorized, unreachable.
     """
-    download = _Download(located, target, expected or located.sha256, on_bytes, tries)
+    download = _Download(file, target, expected or file.sha256, on_bytes, tries)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=defaults.CONNECT_TIMEOUT * 2, sock_read=SILENCE)
     # Bytes as they are in the file: no decompression.
     async with aiohttp.ClientSession(
@@ -85,22 +85,22 @@ async def fetch(located: Located, target: Path, expected: str | None, on_bytes: 
 class _Download:
     """One download; a single task uses it."""
 
-    def __init__(self, located: Located, target: Path, expected: str | None, on_bytes: OnBytes, tries: int) -> None:
-        assert located.url is not None
+    def __init__(self, file: SourceFile, target: Path, expected: str | None, on_bytes: OnBytes, tries: int) -> None:
+        assert file.url is not None
         self.tries = tries
-        self.located, self.target, self.expected, self.on_bytes = located, target, expected, on_bytes
-        self.url = located.url
-        self.host = urlsplit(located.url).hostname or located.url
+        self.file, self.target, self.expected, self.on_bytes = file, target, expected, on_bytes
+        self.url = file.url
+        self.host = urlsplit(file.url).hostname or file.url
         self.part = target.with_name(f"{target.name}.part")
         self.note = target.with_name(f"{target.name}.part.json")
-        self.origin = Origin(url=self.url, size=located.size, sha256=expected)
+        self.origin = Origin(url=self.url, size=file.size, sha256=expected)
         self.done = 0
         self.hash: _Hash = hashlib.sha256()
 
     async def run(self, session: aiohttp.ClientSession) -> Fetched:
         await asyncio.to_thread(self._take_up)
-        if self.located.size is not None:
-            await asyncio.to_thread(self._room_for, self.located.size)
+        if self.file.size is not None:
+            await asyncio.to_thread(self._room_for, self.file.size)
         resumed = self.done > 0
         await self._until_whole(session)
         digest = self.hash.hexdigest()
@@ -137,7 +137,7 @@ class _Download:
                 await asyncio.sleep(said or min(defaults.BACKOFF_MAX, defaults.BACKOFF_FIRST * 2**failures))
 
     async def _once(self, session: aiohttp.ClientSession) -> None:
-        headers = dict(self.located.headers)
+        headers = dict(self.file.headers)
         if self.done:
             headers["Range"] = f"bytes={self.done}-"
             if self.origin.validator:
@@ -177,7 +177,7 @@ class _Download:
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise RbeeError(f"{self.host} sends the file compressed, though asked not to.", code="download_failed")
         total = starts + answer.content_length if answer.content_length is not None else None
-        said = self.located.size
+        said = self.file.size
         if said is not None and total is not None and said != total:
             raise RbeeError(f"{self.host} sends {total} bytes, its index says {said}.", code="wrong_length")
         tag = answer.headers.get("ETag")

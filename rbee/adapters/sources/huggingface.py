@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rbee.adapters.sources.base import Located, safe_filename
+from rbee.adapters.sources.base import Located, SourceFile, safe_filename
 from rbee.core.errors import InvalidRequest, NotFound, RbeeError, Unauthorized, Unreachable
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -38,15 +38,15 @@ class HuggingFace:
         found = await asyncio.to_thread(_metadata, endpoint, repo, file, revision or "main", token)
         commit: str | None = found.commit_hash
         etag: str | None = found.etag
-        return Located(
+        one = SourceFile(
             filename=safe_filename(file),
             url=_url(endpoint, repo, file, commit or revision or "main"),
             size=found.size,
             # For a file of git-lfs the hub's tag is its SHA-256; for a small one it is a git hash.
             sha256=etag if etag is not None and len(etag) == 64 else None,
-            commit=commit,
             headers={"Authorization": f"Bearer {token}"} if token else {},
         )
+        return Located(files=(one,), commit=commit)
 
     def _token(self) -> str | None:
         if self._token_file is not None and self._token_file.is_file():

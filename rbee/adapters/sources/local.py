@@ -14,7 +14,7 @@ from threading import Event
 from urllib.parse import unquote
 
 from rbee.adapters import shipped
-from rbee.adapters.sources.base import Located, safe_filename
+from rbee.adapters.sources.base import Located, SourceFile, safe_filename
 from rbee.core.errors import Insufficient, Interrupted, InvalidRequest, NotFound
 
 CHUNK = 2**20
@@ -39,7 +39,8 @@ class LocalFile:
             raise NotFound(f"There is no file {path} on the hive's machine.")
         if not path.is_file():
             raise InvalidRequest(f"{path} is not a file.")
-        return Located(filename=safe_filename(path.name), path=path.resolve(), size=path.stat().st_size)
+        found = SourceFile(filename=safe_filename(path.name), path=path.resolve(), size=path.stat().st_size)
+        return Located(files=(found,))
 
 
 class Builtin:
@@ -52,7 +53,7 @@ class Builtin:
 
     async def locate(self, source: str, revision: str | None) -> Located:
         path = shipped.builtin_model(source.removeprefix("builtin:"))
-        return Located(filename=path.name, path=path, size=path.stat().st_size)
+        return Located(files=(SourceFile(filename=path.name, path=path, size=path.stat().st_size),))
 
 
 def place(path: Path, target: Path, on_bytes: OnBytes, cancelled: Event, *, ours: bool = False) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from rbee.adapters.sources.base import Located, safe_filename
+from rbee.adapters.sources.base import Located, SourceFile, safe_filename
 from rbee.core.errors import InvalidRequest
 
 
@@ -21,4 +21,4 @@ class Url:
         parts = urlsplit(source)
         if not parts.hostname:
             raise InvalidRequest(f"The URL {source!r} names no host.")
-        return Located(filename=safe_filename(unquote(parts.path)), url=source)
+        return Located(files=(SourceFile(filename=safe_filename(unquote(parts.path)), url=source),))

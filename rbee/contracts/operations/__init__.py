@@ -4,7 +4,18 @@
 Routes, schemas, CLI commands and docs derive from `OPERATIONS`. One module a family.
 """
 
-from rbee.contracts.operations import fleet, hives, inference, models, workers
+from rbee.contracts.operations import (
+    binaries,
+    devices,
+    downloads,
+    fleet,
+    hives,
+    inference,
+    models,
+    preload,
+    system,
+    workers,
+)
 from rbee.contracts.operations.base import (
     OPERATIONS,
     Daemon,
@@ -19,13 +30,18 @@ __all__ = [
     "OPERATIONS",
     "Daemon",
     "OperationType",
+    "binaries",
+    "devices",
+    "downloads",
     "fleet",
     "hives",
     "inference",
     "models",
     "operation",
     "parse_operation",
+    "preload",
     "request_of",
+    "system",
     "wire",
     "workers",
 ]

@@ -18,7 +18,10 @@ C = TypeVar("C", bound=type)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationType:
-    """`name` is the wire name (`WorkerSpawn`); `family` and `command` are the CLI's words (`worker spawn`)."""
+    """`name` is the wire name (`WorkerSpawn`); `family` and `command` are the CLI's words (`worker spawn`).
+
+    Jobs of one `lane` share its limit (`defaults.LANES`): what takes long does not stand before what is quick.
+    """
 
     name: str
     family: str
@@ -27,13 +30,19 @@ class OperationType:
     response: type
     served_by: tuple[Daemon, ...]
     summary: str
+    lane: str
 
 
 OPERATIONS: dict[str, OperationType] = {}
 
 
-def operation(*, family: str, command: str, response: type, served_by: tuple[Daemon, ...]) -> Callable[[C], C]:
-    """Class decorator: the request dataclass it stands on becomes an operation of its own name."""
+def operation(
+    *, family: str, command: str, response: type, served_by: tuple[Daemon, ...], lane: str = ""
+) -> Callable[[C], C]:
+    """Class decorator: the request dataclass it stands on becomes an operation of its own name.
+
+    `lane`: default the family, or the command of an operation that has none.
+    """
 
     def declare(request: C) -> C:
         OPERATIONS[request.__name__] = OperationType(
@@ -44,6 +53,7 @@ def operation(*, family: str, command: str, response: type, served_by: tuple[Dae
             response=response,
             served_by=served_by,
             summary=(request.__doc__ or "").strip().splitlines()[0],
+            lane=lane or family or command,
         )
         return request
 

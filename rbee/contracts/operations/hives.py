@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hive itself and its devices."""
+"""The hive itself."""
 
 from __future__ import annotations
 
@@ -7,20 +7,46 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from rbee.contracts.operations.base import operation
+from rbee.contracts.operations.system import SystemStatsResponse
 from rbee.contracts.operations.workers import HiveId
 from rbee.core.doc import Doc
 from rbee.core.records import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceListResponse:
+class HiveStatusResponse:
+    """A hive's health and what it holds. MB are 2^20 bytes, GB 10^9; `reasons` says why it is not healthy."""
+
+    hive_id: str
+    hostname: str
+    url: str
+    version: str
+    status: Literal["healthy", "degraded", "unhealthy"]
+    reasons: tuple[str, ...]
+    started_at: str
+    uptime_seconds: int
+    cpu_cores: int
+    memory_total_mb: int
+    memory_available_mb: int
+    disk_total_gb: float
+    disk_available_gb: float
+    workers_running: int
+    workers_starting: int
+    workers_stopping: int
+    workers_failed: int
+    workers_total: int
+    models_available: int
+    models_downloading: int
+    models_failed: int
+    models_total_gb: float
     devices: tuple[Device, ...]
+    system_stats: SystemStatsResponse
 
 
-@operation(family="device", command="list", response=DeviceListResponse, served_by=("hive",))
+@operation(family="hive", command="status", response=HiveStatusResponse, served_by=("hive",))
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceList:
-    """List the devices of a hive."""
+class HiveStatus:
+    """Show whether a hive is healthy, why not, and what it holds."""
 
     hive_id: HiveId = ""
 

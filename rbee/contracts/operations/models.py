@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from rbee.contracts.operations.base import operation
 from rbee.contracts.operations.workers import HiveId
@@ -12,6 +12,7 @@ from rbee.core.doc import Doc
 from rbee.core.records import Mark, ModelRecord
 
 ModelId = Annotated[str, Doc("Id of a model in the catalog.", min_length=1)]
+Force = Annotated[bool, Doc("Also while a worker uses it: that worker is stopped first.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,10 @@ class ModelList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelGetResponse:
+    """`chat_template` is the text that the model's file holds, read now."""
+
     model: ModelRecord
+    chat_template: str | None = None
 
 
 @operation(family="model", command="get", response=ModelGetResponse, served_by=("hive",))
@@ -50,7 +54,55 @@ class ModelDeleteResponse:
 @operation(family="model", command="delete", response=ModelDeleteResponse, served_by=("hive",))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDelete:
-    """Delete a model from a hive's disk; refused while a worker uses it."""
+    """Delete a model from a hive's disk; refused while a worker uses it, unless forced."""
+
+    hive_id: HiveId = ""
+    model_id: ModelId
+    force: Force = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelNotDeleted:
+    model_id: str
+    error: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDeleteBatchResponse:
+    """Each one by itself: what could not be deleted does not keep the others."""
+
+    deleted: tuple[str, ...]
+    failed: tuple[ModelNotDeleted, ...] = ()
+
+
+@operation(family="model", command="delete-batch", response=ModelDeleteBatchResponse, served_by=("hive",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDeleteBatch:
+    """Delete several models from a hive's disk."""
+
+    hive_id: HiveId = ""
+    model_ids: Annotated[tuple[str, ...], Doc("Ids of models in the catalog.", min_items=1, max_items=10000)]
+    force: Force = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVerifyResponse:
+    """`checksum` is of what is on the disk; `expected` is what it was held against: the source's own digest where
+    the source could be asked and tells one, else the one recorded when it was fetched."""
+
+    model_id: str
+    verified: bool
+    checksum: str
+    expected: str | None
+    against: Literal["source", "recorded", "nothing"]
+    size_bytes: int
+
+
+@operation(family="model", command="verify", response=ModelVerifyResponse, served_by=("hive",), lane="verify")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVerify:
+    """Read a model's files and compare their SHA-256 with the source's own; a wrong one is marked failed."""
 
     hive_id: HiveId = ""
     model_id: ModelId
@@ -65,14 +117,19 @@ class ModelDownloadResponse:
     commit: str | None = None
 
 
-@operation(family="model", command="download", response=ModelDownloadResponse, served_by=("hive",))
+@operation(family="model", command="download", response=ModelDownloadResponse, served_by=("hive",), lane="fetch")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDownload:
     """Fetch a model from its source into the catalog: resumed when half there, verified, then published."""
 
     hive_id: HiveId = ""
     model: Annotated[
-        str, Doc("Source: hf:ORG/REPO/FILE.gguf, https://..., file:PATH on the hive, builtin:NAME.", min_length=1)
+        str,
+        Doc(
+            "Source: hf:ORG/REPO[/FILE][:QUANTIZATION], ollama:NAME:TAG, GH:OWNER/REPO@TAG, https://..., "
+            "file:PATH on the hive, builtin:NAME.",
+            min_length=1,
+        ),
     ]
     model_id: Annotated[str | None, Doc("Id to keep it under; default: made from the source.")] = None
     revision: Annotated[str | None, Doc("Branch, tag or commit (Hugging Face).")] = None

@@ -25,7 +25,7 @@ class WorkerSpawnResponse:
     url: str
 
 
-@operation(family="worker", command="spawn", response=WorkerSpawnResponse, served_by=("hive",))
+@operation(family="worker", command="spawn", response=WorkerSpawnResponse, served_by=("hive",), lane="spawn")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpawn:
     """Start a worker for a model and wait until it is ready."""
@@ -38,8 +38,43 @@ class WorkerSpawn:
     worker_id: Annotated[str | None, Doc("Id to give it; made up when left out.")] = None
     port: Annotated[int | None, Doc("Port; default: the first free one of the range.", minimum=1, maximum=65535)] = None
     options: Annotated[WorkerOptions, Doc("How the engine runs the model.")] = field(default_factory=WorkerOptions)
+    idle_timeout: Annotated[float | None, Doc("Seconds without a request after which it is unloaded.", minimum=0)] = (
+        None
+    )
     queen_url: Annotated[str | None, Doc("Where to send heartbeats; default: the hive's queen.")] = None
     mark: Annotated[Mark | None, Doc("The fleet that owns it.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpawned:
+    """One of a batch: where it is, or why it is not."""
+
+    model: str
+    worker_id: str
+    ok: bool
+    port: int | None = None
+    pid: int | None = None
+    url: str | None = None
+    error: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpawnBatchResponse:
+    """In the order asked for."""
+
+    workers: tuple[WorkerSpawned, ...]
+    started: int
+    failed: int
+
+
+@operation(family="worker", command="spawn-batch", response=WorkerSpawnBatchResponse, served_by=("hive",), lane="spawn")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpawnBatch:
+    """Start several workers; one that cannot be started does not keep the others."""
+
+    hive_id: HiveId = ""
+    workers: Annotated[tuple[WorkerSpawn, ...], Doc("What to start.", min_items=1, max_items=64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +117,28 @@ class WorkerProcessDelete:
 
     hive_id: HiveId = ""
     pid: Pid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLogsResponse:
+    """The lines themselves are the events `worker_logs_line` (field `line`)."""
+
+    worker_id: str
+    lines: int
+
+
+@operation(family="worker", command="logs", response=WorkerLogsResponse, served_by=("hive",), lane="logs")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLogs:
+    """Show what a worker and its engine have written, and with `follow` go on until cancelled."""
+
+    hive_id: HiveId = ""
+    worker_id: Annotated[str, Doc("Id of the worker.", min_length=1)]
+    tail: Annotated[int, Doc("Only the last so many lines.", minimum=0, maximum=10000)] = 100
+    since: Annotated[
+        str | None, Doc("Only what is newer: a time (RFC 3339), or a duration back from now such as 10m.")
+    ] = None
+    follow: Annotated[bool, Doc("Go on with what comes.")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

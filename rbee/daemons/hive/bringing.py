@@ -14,7 +14,8 @@ from threading import Event
 
 from rbee.adapters import gguf, system
 from rbee.adapters.catalog import ModelCatalog
-from rbee.adapters.sources import Located, Source, fetch, place
+from rbee.adapters.model_facts import described
+from rbee.adapters.sources import Located, Source, SourceFile, fetch, place
 from rbee.contracts.heartbeat import ModelChange
 from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import Insufficient, RbeeError
@@ -67,7 +68,7 @@ class Bringing:
             record = await asyncio.to_thread(self._keep, known)
             tell("model_download_exists", f"{name} is there already.", size_bytes=record.size_bytes)
             return record
-        wanted, says = self.request.sha256, located.sha256
+        wanted, says = self.request.sha256, located.files[0].sha256
         if wanted and says and wanted != says:
             raise RbeeError(
                 f"{self.source.name} has SHA-256 {says} for this file, wanted is {wanted}.",
@@ -80,12 +81,12 @@ class Bringing:
         """Whether what is there is what the source has, as far as that can be told without fetching."""
         if known.status != "available" or known.source != self.text:
             return False
-        digest = self.request.sha256 or located.sha256
+        digest = self.request.sha256 or located.files[0].sha256
         if digest is not None:
             return known.checksum == digest
-        if located.path is not None and not self.request.declared_source:
+        if located.files[0].path is not None and not self.request.declared_source:
             there = Path(known.path)
-            return there.exists() and (there.samefile(located.path) or known.size_bytes == located.size)
+            return there.exists() and (there.samefile(located.files[0].path) or known.size_bytes == located.size)
         return known.revision == self.request.revision and known.commit == located.commit
 
     def _keep(self, known: ModelRecord) -> ModelRecord:
@@ -94,7 +95,7 @@ class Bringing:
         return kept
 
     async def _bring(self, located: Located) -> ModelRecord:
-        target = self.catalog.folder(self.model_id) / located.filename
+        target = self.catalog.folder(self.model_id) / located.files[0].filename
         record = ModelRecord(
             id=self.model_id,
             name=self.model_id,
@@ -108,8 +109,8 @@ class Bringing:
         )
         await self._put(record)
         try:
-            size, checksum = await self._bytes(located, target)
-            header = await asyncio.to_thread(gguf.check_whole, target)
+            size, checksum = await self._bytes(located.files[0], target)
+            facts = await asyncio.to_thread(described, replace(record, size_bytes=size))
         except gguf.BadGguf as e:
             await asyncio.to_thread(target.unlink, missing_ok=True)
             await self._put(replace(record, status="failed", error=str(e)))
@@ -125,15 +126,10 @@ class Bringing:
                 await self._put(replace(record, status="failed", error=str(e)))
             raise
         done = replace(
-            record,
+            facts,
             status="available",
-            size_bytes=size,
             checksum=checksum,
-            verified=bool(self.request.sha256 or located.sha256 or located.path),
-            architecture=header.architecture or None,
-            quantization=header.quantization,
-            context_length=header.context_length or None,
-            layers=header.shape.layers or None,
+            verified=bool(self.request.sha256 or located.files[0].sha256 or located.files[0].path),
         )
         await self._put(done)
         await asyncio.to_thread(self._sweep, target)
@@ -143,7 +139,7 @@ class Bringing:
     async def _put(self, record: ModelRecord) -> None:
         await asyncio.shield(asyncio.to_thread(self.catalog.put, record, system.now()))
 
-    async def _bytes(self, located: Located, target: Path) -> tuple[int, str]:
+    async def _bytes(self, located: SourceFile, target: Path) -> tuple[int, str]:
         if located.path is None:
             fetched = await fetch(located, target, self.request.sha256, self._progress)
             return fetched.size, fetched.sha256

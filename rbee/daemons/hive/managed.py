@@ -30,6 +30,8 @@ class Managed:
     #: Ends of the process since it was first ready, on the loop's clock.
     deaths: list[float] = field(default_factory=list)
     progress: float | None = None
+    #: Most bytes that worker and engine were seen to hold since this process was started.
+    peak: int = 0
 
     @property
     def id(self) -> str:

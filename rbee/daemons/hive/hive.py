@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything of a hive but its HTTP: what it holds, and a handler for each of its operations.
+
+The daemon puts a server before it; `rbee-hive COMMAND` on a machine without a running daemon uses it as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from rbee.adapters import process, system
+from rbee.adapters.catalog import ModelCatalog, WorkerBinaryCatalog
+from rbee.adapters.paths import Paths
+from rbee.adapters.secrets import Token
+from rbee.adapters.sources import Builtin, HuggingFace, LocalFile, Url
+from rbee.contracts.configs import HiveConfig
+from rbee.contracts.heartbeat import MonitorData
+from rbee.daemons import access
+from rbee.daemons.hive.devices import Devices
+from rbee.daemons.hive.downloads import Downloads
+from rbee.daemons.hive.heartbeat import Heartbeat
+from rbee.daemons.hive.hive_ops import HiveOps, only_for
+from rbee.daemons.hive.model_ops import ModelOps
+from rbee.daemons.hive.sight import Sight
+from rbee.daemons.hive.supervisor import Supervisor
+from rbee.daemons.hive.worker_ops import WorkerOps
+from rbee.daemons.jobs import Handler
+
+
+class Hive:
+    """`start`, then `stop`; not restartable. Must be made on the loop that it runs on."""
+
+    def __init__(self, config: HiveConfig, paths: Paths, token: Token | None) -> None:
+        self.config = config
+        self.paths = paths
+        self._headers = token.header if token else {}
+        self.listener = access.listener(config.listen, token)
+        self.models = ModelCatalog(paths.models)
+        self.binaries = WorkerBinaryCatalog(paths.worker_binaries)
+        self.heartbeat = Heartbeat(
+            config.hive_id, config.heartbeat_interval, paths.state / "hive.queen.json", self._headers, self._monitor
+        )
+        self.supervisor = Supervisor(
+            paths.workers, self.listener.host, config.worker_ports, system.cores, self.heartbeat.worker_changed
+        )
+        self.devices = Devices(self.supervisor.on_device)
+        self.sight = Sight(config, paths, self.devices, self.models, self.binaries, self.supervisor)
+        sources = (HuggingFace(paths.config / "hf-token"), Url(), LocalFile(), Builtin())
+        self.downloads = Downloads(self.models, sources, self.heartbeat.model_changed)
+        self._token_file = _token_file(config, paths) if token else None
+        self._lock: process.Lock | None = None
+
+    def handlers(self) -> dict[str, Handler]:
+        """A handler for each operation that a hive serves; each refuses what was meant for another hive."""
+        return only_for(
+            self.config.hive_id,
+            {
+                **ModelOps(self.models, self.downloads, self.supervisor).handlers(),
+                **WorkerOps(
+                    self.config,
+                    self._token_file,
+                    self.supervisor,
+                    self.models,
+                    self.binaries,
+                    self.devices,
+                    self.heartbeat,
+                ).handlers(),
+                **self.devices.handlers(),
+                **HiveOps(self.config.hive_id).handlers(),
+            },
+        )
+
+    async def start(self) -> None:
+        """Take the machine's hive lock and adopt what runs. Raises Conflict when another hive of these paths runs."""
+        self._lock = process.hold(self.paths.state / "hive.lock", "A hive")
+        await asyncio.to_thread(self._tidy)
+        await self.supervisor.start(self._headers)
+
+    @property
+    def held(self) -> bool:
+        """Whether the machine's hive lock is this hive's."""
+        return self._lock is not None
+
+    def closing(self) -> None:
+        """From now on a cancelled job leaves its worker running: the next hive takes it up."""
+        self.supervisor.closing = True
+
+    async def stop(self) -> None:
+        """Stop downloads (their parts stay) and watching; keep the workers running; let go of the lock."""
+        self.closing()
+        await self.downloads.stop()
+        await self.supervisor.stop()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _tidy(self) -> None:
+        """Downloads that the hive before this one had running are told as what they are."""
+        self.models.sweep()
+        for record in self.models.list():
+            if record.status == "downloading":
+                error = "The hive ended during the download; download it again to go on."
+                self.models.put(replace(record, status="failed", error=error), system.now())
+
+    async def _monitor(self) -> MonitorData:
+        return await self.sight.monitor()
+
+
+def _token_file(config: HiveConfig, paths: Paths) -> Path:
+    return Path(config.token_file) if config.token_file else paths.token
