@@ -11,7 +11,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from rbee.adapters.ssh import chunks
 from rbee.contracts import defaults
 from rbee.core.errors import RbeeError, Unreachable
 from rbee.fleet.ports import Completed, OnProgress, Part, Stream
@@ -65,6 +64,9 @@ class LocalShell:
         parts: Sequence[Part],
         on_progress: OnProgress | None = None,
     ) -> Completed:
+        # Here, not above: whoever sends nothing needs no SSH library (a hive's machine has none).
+        from rbee.adapters.ssh import chunks
+
         with tempfile.TemporaryFile() as err:
             child = subprocess.Popen(
                 list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, start_new_session=True

@@ -7,16 +7,18 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
 
 from rbee.cli.loading import file_option, output_option
 from rbee.cli.views import problems as problem_view
 from rbee.cli.views.events import JsonLines
 from rbee.core.errors import RbeeError, Unreachable
 from rbee.core.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = [
     "file_option",
@@ -41,11 +43,15 @@ target_option = click.option(
 
 
 def stderr() -> Console:
+    from rich.console import Console
+
     return Console(stderr=True)
 
 
 def stdout() -> Console:
     """Without a terminal nothing is cut to a width: `rbee status | grep` sees whole names."""
+    from rich.console import Console
+
     return Console() if sys.stdout.isatty() else Console(width=1000)
 
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "completion": "rbee.cli.completion_cmd:completion",
 }
 #: Families of operations that are commands of their own (`rbee worker list`), made from their declarations.
-FAMILIES = ("worker", "model", "device", "hive", "queen")
+FAMILIES = ("worker", "model", "download", "preload", "device", "system", "binary", "hive", "queen")
 
 
 class _Lazy(click.Group):

@@ -3,120 +3,126 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
-from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Protocol
 
 import click
 
-from rbee.cli import common
-from rbee.cli.queen_link import connect, queen_option, token_option
+from rbee.cli import common, fields
+from rbee.cli.views import records
+from rbee.cli.views.narration import Narration
 from rbee.contracts import codec
 from rbee.contracts.operations import OPERATIONS, OperationType, request_of
-from rbee.core.doc import Doc
 
-_SCALARS: dict[type, Any] = {str: click.STRING, int: click.INT, float: click.FLOAT, bool: click.BOOL}
-#: Fields that a person never says: apply does (`queen_url` is also the option for the queen herself).
-_NOT_ASKED = frozenset({"queen_url", "declared_source"})
-_HELP = {
+HELP = {
     "worker": "Workers: what the queen knows, and processes on a hive.",
     "model": "Models on a hive's disk.",
+    "download": "Downloads of models: running, paused, left unfinished.",
+    "preload": "Models held in memory, so that workers start faster.",
     "device": "Devices of a hive.",
+    "system": "The machine that a hive runs on.",
+    "binary": "Engines installed on a hive (by `rbee apply`).",
     "hive": "Hives.",
     "queen": "The queen.",
 }
 
 
-def family(name: str) -> click.Group:
+class Runner(Protocol):
+    """Whoever does an operation: the queen, a hive's daemon, or the hive's own code in this process."""
+
+    def run(self, request: Any, on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
+        """The operation's response. Raises RbeeError; KeyboardInterrupt after it was cancelled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Whom a tool's commands ask: `options` say where that is, `connect` makes it of them; `skip` are fields of
+    requests that are not asked for."""
+
+    options: tuple[Callable[[Any], Any], ...]
+    connect: Callable[[Mapping[str, Any]], AbstractContextManager[Runner]]
+    skip: tuple[str, ...] = ()
+
+
+def queen() -> Site:
+    """`rbee`: the queen, who hands on what belongs to a hive."""
+    from rbee.cli.queen_link import connect, queen_option, token_option
+
+    return Site(
+        options=(token_option, queen_option),
+        connect=lambda said: nullcontext(connect(said["queen_url"], said["token_file"])),
+    )
+
+
+def family(name: str, site: Site | None = None) -> click.Group:
     """The group of a family's operations (`rbee worker ...`)."""
-    group = click.Group(name, help=_HELP[name])
+    group = click.Group(name, help=HELP[name])
     for kind in OPERATIONS.values():
         if kind.family == name:
-            group.add_command(_command(kind))
+            group.add_command(command(kind, site or queen()))
     return group
 
 
-def _command(kind: OperationType) -> click.Command:
-    @queen_option
-    @token_option
-    @common.output_option
+def command(kind: OperationType, site: Site) -> click.Command:
+    """One operation's."""
+
     @common.people_errors
-    def run(queen_url: str | None, token_file: Path | None, output: str, **said: Any) -> None:
-        request = request_of(kind, _request(said))
+    def run(output: str, **said: Any) -> None:
+        link = {p.name: said.pop(p.name) for p in ways if p.name in said}
+        request = request_of(kind, fields.said_fields(kind.request, said))
+        with site.connect(link) as runner, _signals():
+            answer = _perform(kind, runner, request, output)
+        if not records.well(answer):
+            sys.exit(1)
 
-        def show(event: dict[str, Any]) -> None:
-            if output == "json":
-                click.echo(codec.encode(event).decode())
-            elif event.get("message"):
-                click.echo(event["message"], err=True)
-
-        answer = connect(queen_url, token_file).run(request, show)
-        made = codec.encode if output == "json" else codec.encode_pretty
-        click.echo(made(answer).decode().rstrip("\n"))
-
-    return click.command(kind.command, help=kind.summary, params=[*_options(kind.request), *_taken(run)])(_bare(run))
+    ways = _parameters(site.options)
+    shared = [*ways, *_parameters([common.output_option])]
+    params = [*fields.parameters(kind.request, site.skip), *shared]
+    return click.Command(kind.command, help=kind.summary, params=params, callback=run)
 
 
-def _taken(run: Any) -> list[click.Parameter]:
-    """The options that decorators left on the function, in the order they are written."""
-    return list(reversed(getattr(run, "__click_params__", [])))
+def _parameters(options: Any) -> list[click.Parameter]:
+    """Those that such decorators would leave on a function, in the order they are written."""
+
+    def marked() -> None: ...
+
+    for option in options:
+        option(marked)
+    return list(reversed(getattr(marked, "__click_params__", [])))
 
 
-def _bare(run: Any) -> Any:
-    run.__click_params__ = []
-    return run
+def _perform(kind: OperationType, runner: Runner, request: Any, output: str) -> Any:
+    """Runs it, tells its events as they come, then its answer."""
+    with Narration(kind, as_json=output == "json") as told:
+        try:
+            answer = runner.run(request, told.show)
+        except KeyboardInterrupt:
+            told.say("Interrupted; the job was cancelled.")
+            sys.exit(130)
+    if output == "json":
+        click.echo(codec.encode(answer).decode())
+    elif kind.name != "WorkerLogs":  # its lines were all there is to show
+        now = datetime.now(timezone.utc)
+        for line in records.render(answer, now):
+            click.echo(line)
+    return answer
 
 
-def _options(request: type, prefix: str = "") -> list[click.Parameter]:
-    hints = typing.get_type_hints(request, include_extras=True)
-    out: list[click.Parameter] = []
-    for field in dataclasses.fields(request):
-        kind, doc = _unwrapped(hints[field.name])
-        if field.name in _NOT_ASKED:
-            continue
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            if field.name == "options":
-                out.extend(_options(kind, f"{field.name}__"))
-            continue
-        if kind not in _SCALARS:
-            continue
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        shown = field.name.replace("_", "-").removesuffix("-id") if field.name == "hive_id" else field.name
-        choice = click.Choice(doc.enum) if doc and doc.enum else _SCALARS[kind]
-        out.append(
-            click.Option(
-                [f"--{shown.replace('_', '-')}", f"{prefix}{field.name}"],
-                type=choice, required=required, help=doc.text if doc else None,
-                envvar=f"RBEE_{shown.replace('-', '_').upper()}",
-            )
-        )  # fmt: skip
-    return out
-
-
-def _unwrapped(hint: Any) -> tuple[Any, Doc | None]:
-    """`Annotated[int | None, Doc(...)]` -> (int, its Doc)."""
-    doc = None
-    if get_origin(hint) is Annotated:
-        hint, *notes = get_args(hint)
-        doc = next((n for n in notes if isinstance(n, Doc)), None)
-    if get_origin(hint) in (Union, types.UnionType):
-        inner = [a for a in get_args(hint) if a is not type(None)]
-        if len(inner) == 1:
-            deeper, found = _unwrapped(inner[0])
-            return deeper, doc or found
-    return hint, doc
-
-
-def _request(said: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in said.items():
-        if value is None:
-            continue
-        outer, _, inner = name.partition("__")
-        if inner:
-            out.setdefault(outer, {})[inner] = value
-        else:
-            out[name] = value
-    return out
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end a command as Ctrl-C does: in order, the job cancelled."""
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # else nohup: it is to outlive its terminal
+            before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -34,6 +34,10 @@ def command(name: str) -> click.Command:
     return found
 
 
+def argument(name: str) -> click.Argument | None:
+    return next((p for p in command(name).params if isinstance(p, click.Argument)), None)
+
+
 def options(name: str) -> dict[str, click.Option]:
     return {o: p for p in command(name).params if isinstance(p, click.Option) for o in p.opts}
 
@@ -66,14 +70,14 @@ def test_there_is_no_such_command() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if OPERATIONS[n].family])
-def test_every_field_that_must_be_given_is_an_option_that_must(name: str) -> None:
+def test_every_field_that_must_be_given_is_an_option_that_must_or_the_argument(name: str) -> None:
     there = options(name)
     for field in dataclasses.fields(OPERATIONS[name].request):
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         option = there.get("--" + field.name.replace("_", "-"))
         if needed:
             assert option is not None, field.name
-            assert option.required
+            assert option.required or argument(name) is not None
         elif option is not None:
             assert not option.required
 
@@ -89,6 +93,52 @@ def test_options_of_spawning_a_worker() -> None:
     assert not {"--mark", "--options", "--declared-source"} & there.keys()
 
 
+def test_the_one_thing_that_must_be_said_is_the_argument_too() -> None:
+    shown = {name: found.metavar for name in NAMES if OPERATIONS[name].family and (found := argument(name))}
+    assert shown["ModelGet"] == shown["ModelDelete"] == shown["ModelVerify"] == "MODEL_ID"
+    assert shown["ModelDeleteBatch"] == "MODEL_ID..."
+    assert shown["WorkerLogs"] == shown["WorkerGet"] == "WORKER_ID"
+    assert shown["WorkerProcessDelete"] == "PID"
+    assert (shown["DownloadPause"], shown["DeviceGet"]) == ("DOWNLOAD_ID", "DEVICE_ID")
+    assert (shown["ModelDownload"], shown["WorkerSpawn"]) == ("MODEL", "MODEL")
+    assert not {"ModelList", "WorkerSpawnBatch", "SystemStats"} & shown.keys()
+
+
+def test_what_is_said_twice_is_refused_but_an_argument_goes_before_the_environment() -> None:
+    told = run("model", "get", "a", "--model-id", "b")
+    assert told.exit_code == 2
+    assert "leave one out" in told.output
+    told = run("worker", "kill", "0", "--queen-url", "http://127.0.0.1:9", env={"RBEE_PID": "77"})
+    assert "at least 1" in told.output
+
+
+def test_flags_lists_and_short_options() -> None:
+    assert options("ModelDelete")["--force"].is_flag
+    assert options("WorkerLogs")["-f"].is_flag
+    assert options("WorkerLogs")["-n"].name == "tail"
+    assert options("ModelDeleteBatch")["--model-id"].multiple
+    assert options("WorkerSpawnBatch")["--file"].required
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "at least 1"),
+        ('[{"model": "m", "port": 0}]', "workers[0].port"),
+        ("workers:\n- {model: m, worker: abacus}\n", "workers[0].worker"),
+        ("{{", "neither JSON nor YAML"),
+        ("- " * 2000, "neither JSON nor YAML"),
+        ("x" * (2**20 + 1), "larger than"),
+        ("3", "array"),
+    ],
+)
+def test_a_batch_is_read_from_a_file(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "batch").write_text(text)
+    told = run("worker", "spawn-batch", "-f", str(tmp_path / "batch"), "--queen-url", "http://127.0.0.1:9")
+    assert told.exit_code == 1
+    assert words in told.output
+
+
 def test_every_option_has_a_name_in_the_environment() -> None:
     for name in NAMES:
         if OPERATIONS[name].family:
@@ -101,6 +151,9 @@ def test_what_is_missing_is_said_before_anything_is_asked() -> None:
     told = run("model", "download")
     assert told.exit_code == 2
     assert "--model" in told.output
+    told = run("model", "delete-batch")
+    assert told.exit_code == 2
+    assert "Missing argument MODEL_ID" in told.output
 
 
 @pytest.mark.parametrize(
@@ -109,6 +162,10 @@ def test_what_is_missing_is_said_before_anything_is_asked() -> None:
         (["model", "download", "--model", "hf:a/b/c.gguf", "--sha256", "nonsense"], "sha256"),
         (["worker", "kill", "--pid", "0"], "pid"),
         (["worker", "spawn", "--model", ""], "model"),
+        (["worker", "kill", "0"], "pid"),
+        (["model", "get", ""], "model_id"),
+        (["model", "delete-batch", "a", "--force"] + ["b"] * 10_000, "at most 10000"),
+        (["worker", "spawn-batch", "--file", "/nowhere/at all"], "cannot be read"),
     ],
 )
 def test_what_the_type_refuses_is_refused_here(args: list[str], words: str) -> None:

@@ -170,14 +170,22 @@ def test_the_example_shows_every_key() -> None:
 def test_the_smallest_request_of_every_operation_follows_the_schema(name: str) -> None:
     schema = SCHEMAS["operations"]()
     part = schema["$defs"][name]
-    fields = {key: _least(part["properties"][key]) for key in part.get("required", ())}
+    fields = _least_of(schema, part)
     codec.convert(OPERATIONS[name].request, fields)
     jsonschema.validate({"operation": {name: fields}}, schema, cls=jsonschema.Draft202012Validator)
 
 
-def _least(about: dict[str, Any]) -> Any:
+def _least_of(schema: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    return {key: _least(schema, part["properties"][key]) for key in part.get("required", ())}
+
+
+def _least(schema: dict[str, Any], about: dict[str, Any]) -> Any:
+    if "$ref" in about:
+        return _least_of(schema, schema["$defs"][about["$ref"].rsplit("/", 1)[1]])
+    if about.get("type") == "array":
+        return [_least(schema, about["items"]) for _ in range(about.get("minItems", 0))]
     kind = about.get("type")
-    least = {"string": "x", "integer": about.get("minimum", 1), "number": 1.0, "boolean": False, "array": []}
+    least = {"string": "x", "integer": about.get("minimum", 1), "number": 1.0, "boolean": False}
     return about["enum"][0] if "enum" in about else least.get(str(kind), {})
 
 
