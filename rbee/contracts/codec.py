@@ -25,6 +25,11 @@ def encode_pretty(value: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
+def embedded(data: bytes) -> Any:
+    """JSON that was made before, as a value that `encode` puts where it stands, as it is."""
+    return msgspec.Raw(data)
+
+
 def decode(kind: type[T], data: bytes | str) -> T:
     """The value of type `kind` in `data`; unknown fields are ignored (a newer peer may send more).
 

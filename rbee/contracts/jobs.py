@@ -27,7 +27,10 @@ class JobError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Answer of `GET /v1/jobs/{id}`. Times are RFC 3339; `result` is the operation's response as JSON."""
+    """Answer of `GET /v1/jobs/{id}`. Times are RFC 3339; `result` is the operation's response as JSON.
+
+    A list of jobs leaves large results out (`result` null, `result_bytes` says how large): ask for the job itself.
+    """
 
     job_id: str
     operation: str
@@ -37,6 +40,7 @@ class Job:
     started_at: str | None = None
     ended_at: str | None = None
     result: Any = None
+    result_bytes: int | None = None
     error: JobError | None = None
 
 

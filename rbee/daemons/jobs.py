@@ -7,19 +7,22 @@ import asyncio
 import dataclasses
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
 from rbee.contracts import codec
-from rbee.contracts.jobs import ENDED, Job, JobAccepted, JobError, JobPage
+from rbee.contracts.jobs import ENDED, Job, JobAccepted, JobError
 from rbee.contracts.narration import DONE
 from rbee.contracts.operations import OperationType, parse_operation
 from rbee.core.errors import Conflict, InvalidRequest, NotFound, RbeeError, Unavailable
 from rbee.core.redact import Redactor
 from rbee.daemons import sse
 from rbee.daemons.app import Route
+from rbee.daemons.job_store import JobStore
+from rbee.daemons.lanes import Lanes
 from rbee.daemons.logs import current_job
 from rbee.daemons.middleware import json_response
 from rbee.daemons.narrate import JobContext, now
@@ -29,57 +32,52 @@ __all__ = ["Handler", "JobContext", "JobRunner", "JobStore"]
 log = logging.getLogger(__name__)
 
 Handler = Callable[[JobContext, Any], Awaitable[Any]]
+#: Of one lane, in a daemon that has no limits of its own for them.
 MAX_RUNNING = 1_000
 CANCEL_WAIT = 10.0
 STATES = ("queued", "running", "completed", "failed", "cancelled")
 
 
-class JobStore(Protocol):
-    """Where jobs and their events stay. Writes are kept in order and never block; reads see all writes before."""
-
-    async def open(self) -> None: ...
-
-    def put(self, job: Job) -> None: ...
-
-    def append(self, job_id: str, seq: int, event: bytes) -> None: ...
-
-    async def settled(self) -> None:
-        """Returns when all writes before are in the file (or the disk has refused them, which is logged)."""
-        ...
-
-    async def get(self, job_id: str) -> Job | None: ...
-
-    async def page(self, state: str | None, limit: int, cursor: str | None) -> JobPage: ...
-
-    async def events(self, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]: ...
-
-    async def interrupt_running(self, error: JobError) -> int: ...
-
-    async def close(self) -> None: ...
-
-
 @dataclasses.dataclass(slots=True)
 class _Live:
-    """A job that has not ended yet."""
+    """A job that has not ended yet. Without a task it waits for its turn."""
 
     job: Job
+    lane: str
+    handler: Handler
+    request: Any
     feed: sse.Feed
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
 
 
 class JobRunner:
-    """Runs jobs of one daemon. Owned by its event loop; other threads only narrate."""
+    """Runs jobs of one daemon. Owned by its event loop; other threads only narrate.
+
+    `lanes`: how many run at once, by kind; the others wait, `queued`, first come first served. Without it none waits:
+    a queen's jobs are mostly other daemons' jobs, which these limit; limits of her own would only let one hive's
+    queue hold up another's.
+    """
 
     def __init__(
-        self, store: JobStore, handlers: Mapping[str, Handler], actor: str, secrets: Iterable[str] = ()
+        self,
+        store: JobStore,
+        handlers: Mapping[str, Handler],
+        actor: str,
+        secrets: Iterable[str] = (),
+        lanes: Lanes | None = None,
     ) -> None:
         self._store = store
         self._handlers = dict(handlers)
         self._actor = actor
-        self._redactor = Redactor(secrets)
+        known = list(secrets)
+        # Also as they look in JSON: a result is made into it first, and searched then.
+        self._redactor = Redactor([*known, *(codec.encode(k).decode()[1:-1] for k in known)])
+        self._lanes = lanes or Lanes({}, MAX_RUNNING, queue=0)
         self._live: dict[str, _Live] = {}
         self._stopping = False
+        #: Jobs that ended since the start, by lane and state.
+        self.ended: Counter[tuple[str, str]] = Counter()
 
     async def start(self) -> None:
         """Opens the store; jobs that a dead process left running become failed, code `interrupted`."""
@@ -89,7 +87,7 @@ class JobRunner:
             log.warning("%d jobs of an earlier run were interrupted", found)
 
     async def stop(self) -> None:
-        """Ends running jobs (failed, code `interrupted`) and their streams, then closes the store."""
+        """Ends jobs (failed, code `interrupted`) and their streams, then closes the store."""
         self._stopping = True
         tasks = [x.task for x in self._live.values() if x.task is not None]
         for task in tasks:
@@ -106,48 +104,77 @@ class JobRunner:
 
     @property
     def running(self) -> int:
+        """Jobs that have not ended, those that wait too."""
         return len(self._live)
 
+    def lanes(self) -> dict[str, tuple[int, int]]:
+        """Of each lane that was ever used: jobs that run, jobs that wait."""
+        return self._lanes.counts()
+
     async def submit(self, optype: OperationType, request: Any) -> Job:
-        """Starts the operation as a job and answers once it is written down: a job that was accepted is never lost,
-        whatever happens to the process. Raises RbeeError `not_served`, Unavailable.
+        """Starts the operation as a job, or lets it wait for its turn, and answers once it is written down: a job
+        that was accepted is never lost, whatever happens to the process. Raises RbeeError `not_served`, Unavailable.
         """
         handler = self._handlers.get(optype.name)
         if handler is None:
             raise RbeeError(f"This daemon does not serve {optype.name}.", code="not_served")
         if self._stopping:
             raise Unavailable("The daemon is stopping.", code="stopping")
-        if len(self._live) >= MAX_RUNNING:
-            raise Unavailable(f"{MAX_RUNNING} jobs are running already.", code="too_many_jobs", retry_after=5)
-        job = Job(
-            job_id=f"job-{uuid.uuid4()}",
-            operation=optype.name,
-            state="queued",
-            created_at=now(),
-            request=self._redactor.value(codec.plain(request)),
-        )
-        live = _Live(job, sse.Feed())
-        self._live[job.job_id] = live
+        job_id = f"job-{uuid.uuid4()}"
+        place = self._lanes.enter(optype.lane, job_id)
+        try:
+            asked = self._redactor.value(codec.plain(request))
+        except BaseException:
+            self._next(optype.lane, job_id)
+            raise
+        job = Job(job_id=job_id, operation=optype.name, state="queued", created_at=now(), request=asked)
+        live = _Live(job, optype.lane, handler, request, sse.Feed())
+        self._live[job_id] = live
         self._store.put(job)
-        live.task = asyncio.get_running_loop().create_task(self._run(live, handler, request), name=job.job_id)
+        if place:
+            text = f"Waiting for a free place; {place - 1} wait before it."
+            self._context(live).narrate("job_queued", text, lane=optype.lane, before=place - 1)
+        else:
+            self._begin(live)
         await self._store.settled()
-        return job
+        return live.job
 
-    async def _run(self, live: _Live, handler: Handler, request: Any) -> None:
-        job_id = live.job.job_id
-        current_job.set(job_id)
-        self._update(live, state="running", started_at=now())
-        context = JobContext(
-            job_id,
+    def _begin(self, live: _Live) -> None:
+        live.task = asyncio.get_running_loop().create_task(self._run(live), name=live.job.job_id)
+        live.task.add_done_callback(lambda _: self._left(live))
+
+    def _left(self, live: _Live) -> None:
+        """Its task is over, perhaps cancelled before its first step; the next one's turn."""
+        if live.cancelled:
+            self._end(live, "cancelled")
+        else:
+            self._end(live, "failed", error=_error("The job was interrupted.", "interrupted"))
+        self._next(live.lane, live.job.job_id)
+
+    def _next(self, lane: str, job_id: str) -> None:
+        """`job_id` leaves its lane, and who waited longest begins."""
+        following = self._lanes.leave(lane, job_id)
+        if following is not None and not self._stopping:
+            self._begin(self._live[following])
+
+    def _context(self, live: _Live) -> JobContext:
+        return JobContext(
+            live.job.job_id,
             actor=self._actor,
             redactor=self._redactor,
             sink=lambda event: self._tell(live, event),
             loop=asyncio.get_running_loop(),
         )
+
+    async def _run(self, live: _Live) -> None:
+        current_job.set(live.job.job_id)
+        self._update(live, state="running", started_at=now())
+        context = self._context(live)
         try:
-            result = codec.plain(await handler(context, request))
-            context.narrate("result", f"{live.job.operation} done.", verbatim=True, result=result)
-            self._end(live, "completed", result=result)
+            result = self._sealed(await live.handler(context, live.request))
+            told = codec.embedded(result)
+            context.narrate("result", f"{live.job.operation} done.", verbatim=True, result=told)
+            self._end(live, "completed", result=told, result_bytes=len(result))
         except asyncio.CancelledError:
             if live.cancelled:
                 self._end(live, "cancelled")
@@ -160,6 +187,10 @@ class JobRunner:
             text = self._redactor.text(f"{type(e).__name__}: {e}")
             self._end(live, "failed", error=_error(text, "internal"))
 
+    def _sealed(self, result: Any) -> bytes:
+        """A result as JSON, made once (it may be a list of 10,000) and without known secrets."""
+        return self._redactor.exact(codec.encode(result).decode()).encode()
+
     def _tell(self, live: _Live, event: dict[str, Any]) -> None:
         if live.feed.ended:
             return
@@ -170,29 +201,41 @@ class JobRunner:
         live.job = dataclasses.replace(live.job, **changes)
         self._store.put(live.job)
 
-    def _end(self, live: _Live, state: str, *, result: Any = None, error: JobError | None = None) -> None:
+    def _end(self, live: _Live, state: str, **outcome: Any) -> None:
         if live.feed.ended:
             return
-        self._update(live, state=state, ended_at=now(), result=result, error=error)
+        self._update(live, state=state, ended_at=now(), **outcome)
+        self.ended[live.lane, state] += 1
         live.feed.end(tail(live.job))
         self._live.pop(live.job.job_id, None)
 
     async def get(self, job_id: str) -> Job:
         """Raises NotFound."""
         live = self._live.get(job_id)
-        job = live.job if live is not None else await self._store.get(job_id)
+        return live.job if live is not None else await self._stored(job_id)
+
+    async def _stored(self, job_id: str, *, result: bool = True) -> Job:
+        job = await self._store.get(job_id, result=result)
         if job is None:
             raise NotFound(f"There is no job {job_id!r}.", code="job_not_found")
         return job
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancels and waits (bounded) until the handler is out. Raises NotFound, or Conflict when it has ended."""
+        """Cancels and waits (bounded) until the handler is out; one that waits for its turn never runs.
+
+        Raises NotFound, or Conflict when it has ended.
+        """
         live = self._live.get(job_id)
-        if live is None or live.task is None:
+        if live is None:
             job = await self.get(job_id)
             raise Conflict(f"The job has already ended: {job.state}.", code="job_ended")
-        live.cancelled = True
-        live.task.cancel()
+        if live.task is None:
+            self._end(live, "cancelled")
+            self._next(live.lane, job_id)
+            return live.job
+        if not live.cancelled:  # a second one would only disturb the tidying up
+            live.cancelled = True
+            live.task.cancel()
         await asyncio.wait({live.task}, timeout=CANCEL_WAIT)
         return live.job
 
@@ -233,7 +276,7 @@ class JobRunner:
         live = self._live.get(job_id)
         if live is not None:
             return await sse.serve(request, live.feed, after)
-        job = await self.get(job_id)
+        job = await self._stored(job_id, result=False)
         return await sse.serve_stored(request, lambda n: self._store.events(job_id, n, sse.BATCH), after, tail(job))
 
 
@@ -244,13 +287,8 @@ def tail(job: Job) -> bytes:
     if job.error is not None:
         return sse.frame(codec.encode(job.error)) + DONE
     if job.state == "cancelled":
-        said = {
-            "event": "cancelled",
-            "action": "cancelled",
-            "message": "The job was cancelled.",
-            "timestamp": job.ended_at,
-            "job_id": job.job_id,
-        }
+        said: dict[str, str | None] = {"event": "cancelled", "action": "cancelled", "message": "The job was cancelled."}
+        said |= {"timestamp": job.ended_at, "job_id": job.job_id}
         return sse.frame(codec.encode(said)) + DONE
     return DONE
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from aiohttp import web
 
@@ -18,8 +18,11 @@ HEADERS = {
 KEEPALIVE = b": keepalive\n\n"
 #: A reader that takes nothing for this long is dropped; it may come back with Last-Event-ID.
 READER_TIMEOUT = 60.0
-#: Frames that are written to a reader at once, at most.
+#: Frames that are written to a reader at once, at most; and bytes, about.
 BATCH = 256
+BATCH_BYTES = 128 * 2**10
+#: A larger frame is written in pieces of this size, so that a reader never holds a copy of it.
+PIECE = 64 * 2**10
 
 
 def frame(data: bytes, seq: int | None = None) -> bytes:
@@ -79,10 +82,18 @@ class Feed:
         self._wake()
 
     def after(self, seq: int, most: int = BATCH) -> tuple[int, bytes]:
-        """The frames behind number `seq`, joined, and the number of the last of them."""
+        """The frames behind number `seq`, joined (a single one as it is kept), and the number of the last of them."""
         start = max(seq + 1 - self.first, 0)
-        frames = self._frames[start : start + most]
-        return (self.first + start + len(frames) - 1 if frames else seq), b"".join(frames)
+        end, size = start, 0
+        for made in self._frames[start : start + most]:
+            size += len(made)
+            if end > start and size > BATCH_BYTES:
+                break
+            end += 1
+        frames = self._frames[start:end]
+        if not frames:
+            return seq, b""
+        return self.first + end - 1, frames[0] if len(frames) == 1 else b"".join(frames)
 
     def waiter(self) -> asyncio.Future[None]:
         """Ends when there is more; whoever got it may end it too."""
@@ -130,12 +141,19 @@ class _Watch:
 
     async def write(self, response: web.StreamResponse, data: bytes) -> None:
         """Writes, and waits while the client does not read."""
-        self.busy_since = self._loop.time()
-        await response.write(data)
+        pieces: Iterable[bytes | memoryview] = [data] if len(data) <= BATCH_BYTES else _pieces(data)
+        for piece in pieces:
+            self.busy_since = self._loop.time()
+            await response.write(piece)
         self.idle_since, self.busy_since = self._loop.time(), None
 
     def stop(self) -> None:
         self._timer.cancel()
+
+
+def _pieces(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    return (view[i : i + PIECE] for i in range(0, len(data), PIECE))
 
 
 async def serve(

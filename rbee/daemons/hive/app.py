@@ -12,7 +12,7 @@ from rbee.adapters import process, system
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.adapters.secrets import Token
 from rbee.adapters.store import SqliteJobStore
-from rbee.contracts import codec
+from rbee.contracts import codec, defaults
 from rbee.contracts.configs import HiveConfig
 from rbee.core.errors import Unavailable
 from rbee.daemons.app import Route, Server, build
@@ -20,6 +20,7 @@ from rbee.daemons.described import described
 from rbee.daemons.hive import metrics, ports
 from rbee.daemons.hive.hive import Hive
 from rbee.daemons.jobs import JobRunner
+from rbee.daemons.lanes import Lanes
 from rbee.daemons.middleware import json_response, listener_token
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class HiveDaemon:
             self.hive.handlers(),
             f"hive/{config.hive_id}",
             secrets=[token.reveal()] if token else [],
+            lanes=Lanes(defaults.LANES, defaults.LANE),
         )
         self.server = Server(build(described("hive", self.routes())), [self.hive.listener])
         self._ready = False

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tables of the job store, and what is kept in them. Everything here runs in the thread of the connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rbee.contracts import codec
+from rbee.contracts.jobs import ENDED, Job, JobError, JobPage
+
+VERSION = 1
+#: Results larger than this are left out of a list of jobs.
+RESULT_IN_PAGE = 16 * 2**10
+#: Bytes of jobs in one page, and of events read at once, about: at least one is given.
+PAGE_BYTES = 4 * 2**20
+EVENT_BYTES = 256 * 2**10
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS jobs (
+    n INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    job TEXT NOT NULL,
+    result BLOB,
+    bytes INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, n);
+CREATE TABLE IF NOT EXISTS events (
+    job_id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    event BLOB NOT NULL,
+    PRIMARY KEY (job_id, seq)
+) WITHOUT ROWID;
+"""
+#: Columns that came later: an older release does without them, so the version stays.
+_ADDED = {"result": "BLOB", "bytes": "INTEGER NOT NULL DEFAULT 0"}
+_PUT = (
+    "INSERT INTO jobs (job_id, state, job, result, bytes) VALUES (?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE "
+    "SET state = excluded.state, job = excluded.job, result = excluded.result, bytes = excluded.bytes"
+)
+_OLD = (
+    "SELECT job_id, bytes FROM jobs WHERE state IN ('completed', 'failed', 'cancelled') "
+    "AND n <= (SELECT n FROM jobs ORDER BY n DESC LIMIT 1 OFFSET ?)"
+)
+_OLDEST = (
+    "SELECT job_id, bytes FROM jobs WHERE state IN ('completed', 'failed', 'cancelled') AND job_id != ? "
+    "ORDER BY n LIMIT 20"
+)
+_SIZE = "SELECT coalesce(sum(length(event)), 0) FROM events WHERE job_id = ?"
+
+
+class Rows:
+    """An open database. Bounded: events of a job by number and bytes (the newest stays whatever its size), ended jobs
+    by number and bytes (the last one stays)."""
+
+    def __init__(self, path: Path, *, jobs: int, events: int, event_bytes: int, total_bytes: int) -> None:
+        """Opens or makes the file. Raises sqlite3.Error."""
+        self._jobs, self._events, self._event_bytes, self._total_bytes = jobs, events, event_bytes, total_bytes
+        #: Of jobs that have not ended: bytes of their events, and how many there are, or a few more.
+        self._growing: dict[str, list[int]] = {}
+        self.db = self._open(path)
+        self._total: int = self.db.execute("SELECT coalesce(sum(bytes), 0) FROM jobs").fetchone()[0]
+
+    @staticmethod
+    def _open(path: Path) -> sqlite3.Connection:
+        path.touch(mode=0o600, exist_ok=True)
+        db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("PRAGMA journal_size_limit = 16777216")
+            db.executescript(_SCHEMA)
+            row = db.execute("SELECT version FROM schema_version").fetchone()
+            if row is None:
+                db.execute("INSERT INTO schema_version VALUES (?)", (VERSION,))
+            elif row[0] > VERSION:
+                raise sqlite3.DatabaseError(f"it was made by a newer rbee (schema {row[0]}, known {VERSION})")
+            there = {column[1] for column in db.execute("PRAGMA table_info(jobs)")}
+            for name, kind in _ADDED.items():
+                if name not in there:
+                    db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
+            db.execute(
+                f"UPDATE jobs SET bytes = length(job) + ({_SIZE.replace('?', 'jobs.job_id')}) "  # noqa: S608 - constants
+                "WHERE bytes = 0 AND state IN ('completed', 'failed', 'cancelled')"
+            )
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def put(self, job_id: str, state: str, job: str, result: bytes | None) -> None:
+        size = 0
+        if state in ENDED:
+            if job_id in self._growing:
+                self._trim(job_id)
+                del self._growing[job_id]
+            size = len(job) + len(result or b"") + self.db.execute(_SIZE, (job_id,)).fetchone()[0]
+        self.db.execute(_PUT, (job_id, state, job, result, size))
+        self._total += size
+        if state == "queued":
+            self._forget(self.db.execute(_OLD, (self._jobs,)).fetchall())
+        while self._total > self._total_bytes:
+            oldest = self.db.execute(_OLDEST, (job_id,)).fetchall()
+            if not oldest:
+                break
+            over = self._total - self._total_bytes
+            while len(oldest) > 1 and sum(row[1] for row in oldest[:-1]) >= over:
+                oldest.pop()
+            self._forget(oldest)
+
+    def _forget(self, old: list[tuple[str, int]]) -> None:
+        if old:
+            self.db.executemany("DELETE FROM events WHERE job_id = ?", [(row[0],) for row in old])
+            self.db.executemany("DELETE FROM jobs WHERE job_id = ?", [(row[0],) for row in old])
+            self._total -= sum(row[1] for row in old)
+
+    def append(self, job_id: str, seq: int, event: bytes) -> None:
+        self.db.execute("INSERT OR REPLACE INTO events VALUES (?, ?, ?)", (job_id, seq, event))
+        growing = self._growing.setdefault(job_id, [0, 0])
+        growing[0] += len(event)
+        growing[1] += 1
+        # A little beyond the bounds, so that it is not done for every event.
+        if growing[0] > self._event_bytes * 9 // 8 or growing[1] > self._events * 9 // 8:
+            self._trim(job_id)
+
+    def _trim(self, job_id: str) -> None:
+        """Back within the bounds: the oldest events go."""
+        count = size = 0
+        rows = self.db.execute("SELECT seq, length(event) FROM events WHERE job_id = ? ORDER BY seq DESC", (job_id,))
+        for seq, length in rows.fetchall():
+            if count and (count >= self._events or size + length > self._event_bytes):
+                self.db.execute("DELETE FROM events WHERE job_id = ? AND seq <= ?", (job_id, seq))
+                break
+            count, size = count + 1, size + length
+        self._growing[job_id] = [size, count]
+
+    def get(self, job_id: str, with_result: bool) -> Job | None:
+        what = "result" if with_result else "NULL"
+        row = self.db.execute(f"SELECT job, {what} FROM jobs WHERE job_id = ?", (job_id,)).fetchone()  # noqa: S608
+        return _job(*row) if row else None
+
+    def page(self, state: str | None, limit: int, before: int) -> JobPage:
+        where, values = ("AND state = ?", [state]) if state else ("", [])
+        rows = self.db.execute(
+            "SELECT n, job, iif(length(result) <= ?, result, NULL), length(job) + coalesce(length(result), 0) "  # noqa: S608
+            f"FROM jobs WHERE n < ? {where} ORDER BY n DESC LIMIT ?",
+            (RESULT_IN_PAGE, before, *values, limit + 1),
+        )
+        jobs: list[Job] = []
+        last, size, more = 0, 0, None
+        for n, job, result, length in rows:
+            if len(jobs) == limit or (jobs and size > PAGE_BYTES):
+                more = str(last)
+                break
+            jobs.append(_job(job, result))
+            last, size = n, size + min(length, len(job) + RESULT_IN_PAGE)
+        rows.close()
+        return JobPage(jobs=tuple(jobs), cursor=more)
+
+    def events(self, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+        found: list[tuple[int, bytes]] = []
+        size = 0
+        rows = self.db.execute(
+            "SELECT seq, event FROM events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?", (job_id, after, limit)
+        )
+        for seq, event in rows:
+            if found and size + len(event) > EVENT_BYTES:
+                break
+            found.append((seq, event))
+            size += len(event)
+        rows.close()
+        return found
+
+    def interrupt(self, error: JobError) -> int:
+        rows = self.db.execute("SELECT job FROM jobs WHERE state IN ('queued', 'running')").fetchall()
+        for (text,) in rows:
+            found = codec.decode(dict[str, Any], text)
+            found |= {"state": "failed", "error": codec.plain(error), "ended_at": error.timestamp}
+            job = codec.convert(Job, found)
+            self.put(job.job_id, job.state, codec.encode(job).decode(), None)
+        return len(rows)
+
+
+def _job(text: str, result: bytes | None) -> Job:
+    """A job as it is kept; its result (of a job kept by an older release: already in it) is not taken apart."""
+    job = codec.decode(Job, text)
+    return job if result is None else replace(job, result=codec.embedded(result))
