@@ -6,15 +6,19 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from rbee.adapters.gpu.host import Host
 from rbee.core.records import Device
 
+#: Sensors of processors, by the names their drivers give them, and the reading that stands for the whole.
+_DRIVERS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal")
+_ZONES = ("x86_pkg_temp", "cpu-thermal", "cpu_thermal", "soc_thermal", "soc-thermal")
+_WHOLE = ("Package id 0", "Tdie", "Tctl")
 
-def device(cores: int) -> Device:
+
+def device(cores: int, host: Host | None = None) -> Device:
     """Device `cpu`, with the cores that this process may use."""
-    try:
-        name, vendor = parse_cpuinfo(Path("/proc/cpuinfo").read_text())
-    except OSError:
-        name, vendor = "", ""
+    host = host or Host()
+    name, vendor = parse_cpuinfo(host.text("proc/cpuinfo"))
     return Device(
         id="cpu",
         device_id=0,
@@ -22,7 +26,32 @@ def device(cores: int) -> Device:
         name=name or platform.processor() or platform.machine(),
         vendor=vendor,
         cores=cores,
+        temperature_celsius=temperature(host),
     )
+
+
+def temperature(host: Host) -> float | None:
+    """Degrees Celsius of the processor; None where nothing tells it (virtual machines, most containers)."""
+    found: dict[str, float] = {}
+    for monitor in sorted((host.root / "sys/class/hwmon").glob("hwmon*")):
+        if host.text(str(monitor), "name") not in _DRIVERS:
+            continue
+        for file in sorted(monitor.glob("temp*_input")):
+            heat = _celsius(host, file)
+            if heat is not None:
+                found.setdefault(host.text(str(file.with_name(file.name.replace("_input", "_label")))), heat)
+    whole = next((found[label] for label in _WHOLE if label in found), None)
+    if whole is not None or found:
+        return max(found.values()) if whole is None else whole
+    zones = (z for z in sorted((host.root / "sys/class/thermal").glob("thermal_zone*")))
+    return next((_celsius(host, z / "temp") for z in zones if host.text(str(z), "type") in _ZONES), None)
+
+
+def _celsius(host: Host, file: Path) -> float | None:
+    """Of a file in thousandths; None when it cannot be read or says what no processor has."""
+    text = host.text(str(file))
+    heat = int(text) / 1000 if text.lstrip("-").isdigit() and len(text) < 10 else None
+    return heat if heat is not None and -50 < heat < 200 else None
 
 
 def parse_cpuinfo(text: str) -> tuple[str, str]:
