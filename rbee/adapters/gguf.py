@@ -1,81 +1,105 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads the header of a GGUF file (versions 2 and 3): what the model is, without its weights.
+"""Reads the headers of a GGUF model, in one file or in several: what it is, without its weights.
 
 A file from the network may be hostile: nothing is allocated by a number in it that has not been checked against the
-bytes that are really there, and every count has a bound.
+bytes that are really there, and every count has a bound. The first megabytes of a big file are enough.
 """
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
 
-from rbee.core.errors import RbeeError
-from rbee.core.memory import ModelShape
+from rbee.adapters.gguf_header import GgufHeader, parse_header, parse_template
+from rbee.adapters.gguf_reader import BadGguf
 
-#: More than any real header (a vocabulary of 256,000 with its merges is about 15 MB).
-MAX_HEADER: Final = 64 * 2**20
-MAX_TENSORS: Final = 65_536
-MAX_FIELDS: Final = 65_536
-MAX_ARRAY: Final = 4_000_000
-_KEPT_STRING: Final = 2**20
+__all__ = ["BadGguf", "GgufHeader", "chat_template", "check_whole", "parse_header", "parts", "read_header"]
 
-_SCALARS: Final[Mapping[int, str]] = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
-_STRING, _ARRAY = 8, 9
-
-#: ggml's tensor types: name, values in a block, bytes of a block.
-_TENSOR_TYPES: Final[Mapping[int, tuple[int, int]]] = {
-    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
-    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
-    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
-    23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
-    34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18),
-}  # fmt: skip
-
-#: `general.file_type`, as llama.cpp names it.
-_FILE_TYPES: Final[Mapping[int, str]] = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
-    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
-    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4", 39: "NVFP4", 40: "Q1_0",
-}  # fmt: skip
-
-
-class BadGguf(RbeeError):
-    """The file is no GGUF, of a version nobody reads, cut short, or says things that cannot be."""
-
-    code = "invalid_model"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GgufHeader:
-    """`file_bytes` is how long the whole file must be: a shorter one is cut short. Unknown numbers are 0."""
-
-    version: int
-    name: str
-    architecture: str
-    quantization: str | None
-    context_length: int
-    chat_template: bool
-    shape: ModelShape
-    tensors: int
-    file_bytes: int
+#: How the parts of a split model are called: llama.cpp finds the others by it.
+_PART = re.compile(r"(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
 def read_header(path: Path) -> GgufHeader:
-    """The header of the file at `path`. Blocks; reads the header only. Raises BadGguf, OSError."""
+    """The header of the file at `path` alone. Blocks; reads the header only. Raises BadGguf, OSError."""
+    _regular(path)
     with path.open("rb") as file:
         return parse_header(file, str(path))
 
 
+def chat_template(path: Path) -> str | None:
+    """The text of the model's chat template; None when it has none, or one of more than a megabyte. As read_header."""
+    _regular(path)
+    with path.open("rb") as file:
+        return parse_template(file, str(path))
+
+
 def check_whole(path: Path) -> GgufHeader:
-    """`read_header`, and that the file is not shorter than its header says. Raises BadGguf, OSError."""
+    """The header of the model that the file at `path` is, or is the first part of.
+
+    Sizes, tensors and parameters are of all parts. Blocks. Raises OSError, and BadGguf when a part is missing, of
+    another model, or shorter than its header says.
+    """
+    first = _whole_file(path)
+    if first.split_count <= 1:
+        return first
+    found = parts(path)
+    if first.split_no != 0 or found[0] != path:
+        raise BadGguf(
+            f"{path} is part {first.split_no + 1} of {first.split_count} of a model.", mend="Name its first part."
+        )
+    if len(found) != first.split_count:
+        said = f"its name says {len(found)}" if len(found) > 1 else "its name does not say so (-00001-of-0000N.gguf)"
+        raise BadGguf(f"{path} is one of {first.split_count} parts of a model, but {said}.", mend="Download it again.")
+    return _together(first, [_part(found[no], no, first) for no in range(1, len(found))])
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of the model that `path` is a part of, in order and by their names alone: `path` when it is whole."""
+    named = _PART.fullmatch(path.name)
+    count = int(named["count"]) if named else 0
+    if named is None or count < 1:
+        return [path]
+    return [path.with_name(f"{named['stem']}-{no:05d}-of-{count:05d}.gguf") for no in range(1, count + 1)]
+
+
+def _part(path: Path, no: int, first: GgufHeader) -> GgufHeader:
+    try:
+        part = _whole_file(path)
+    except FileNotFoundError:
+        raise BadGguf(f"A part of the model is missing: {path}.", mend="Download it again.") from None
+    if (part.split_no, part.split_count) != (no, first.split_count):
+        raise BadGguf(
+            f"{path} is not part {no + 1} of {first.split_count}: it says that it is part {part.split_no + 1} of "
+            f"{part.split_count}.",
+            mend="Download it again.",
+        )
+    return part
+
+
+def _together(first: GgufHeader, others: Sequence[GgufHeader]) -> GgufHeader:
+    every = (first, *others)
+    tensors = sum(p.tensors for p in every)
+    if first.split_tensors and tensors != first.split_tensors:
+        raise BadGguf(
+            f"The model's parts have {tensors} tensors together, its first part says {first.split_tensors}.",
+            mend="Download it again.",
+        )
+    kinds = [p.quantization for p in others if p.quantization]
+    return replace(
+        first,
+        tensors=tensors,
+        parameters=sum(p.parameters for p in every),
+        file_bytes=sum(p.file_bytes for p in every),
+        # A first part may hold no tensors at all, and then knows no type of them.
+        quantization=first.quantization or (max(set(kinds), key=kinds.count) if kinds else None),
+        shape=replace(first.shape, tensor_bytes=sum(p.shape.tensor_bytes for p in every)),
+    )
+
+
+def _whole_file(path: Path) -> GgufHeader:
     header = read_header(path)
     size = path.stat().st_size
     if size < header.file_bytes:
@@ -85,147 +109,7 @@ def check_whole(path: Path) -> GgufHeader:
     return header
 
 
-def parse_header(file: BinaryIO, name: str) -> GgufHeader:
-    """The header that `file` begins with; `name` is for messages. Raises BadGguf."""
-    read = _Reader(file, name)
-    magic = read.take(4)
-    if magic != b"GGUF":
-        raise BadGguf(f"{name} is no GGUF file: it begins with {magic!r}.")
-    version = read.number("I")
-    if version not in (2, 3):
-        raise BadGguf(f"{name} is GGUF of version {version}; versions 2 and 3 are known.")
-    tensors = read.count("Q", MAX_TENSORS, "tensors")
-    fields: dict[str, Any] = {}
-    for _ in range(read.count("Q", MAX_FIELDS, "fields")):
-        key = read.text()
-        fields[key] = read.value(read.number("I"))
-    alignment = _whole(fields, "general.alignment") or 32
-    if alignment > 2**20 or alignment & (alignment - 1):
-        raise BadGguf(f"{name}: an alignment of {alignment} cannot be.")
-    weights, end = _tensors(read, tensors)
-    start = -(-read.position // alignment) * alignment
-    file_type = fields.get("general.file_type")
-    return GgufHeader(
-        version=version,
-        name=_words(fields, "general.name"),
-        architecture=_words(fields, "general.architecture"),
-        quantization=_FILE_TYPES.get(file_type) if isinstance(file_type, int) else None,
-        context_length=_whole(fields, f"{_words(fields, 'general.architecture')}.context_length"),
-        chat_template=bool(fields.get("tokenizer.chat_template")),
-        shape=_shape(fields, weights),
-        tensors=tensors,
-        file_bytes=start + end,
-    )
-
-
-def _shape(fields: Mapping[str, Any], weights: int) -> ModelShape:
-    arch = _words(fields, "general.architecture")
-    embedding, heads = _whole(fields, f"{arch}.embedding_length"), _whole(fields, f"{arch}.attention.head_count")
-    head = embedding // heads if heads else 0
-    vocabulary = _whole(fields, f"{arch}.vocab_size") or _whole(fields, "tokenizer.ggml.tokens")
-    return ModelShape(
-        tensor_bytes=weights,
-        layers=_whole(fields, f"{arch}.block_count"),
-        embedding=embedding,
-        feed_forward=_whole(fields, f"{arch}.feed_forward_length"),
-        heads=heads,
-        kv_heads=_whole(fields, f"{arch}.attention.head_count_kv") or heads,
-        key_length=_whole(fields, f"{arch}.attention.key_length") or head,
-        value_length=_whole(fields, f"{arch}.attention.value_length") or head,
-        vocabulary=vocabulary,
-        context_length=_whole(fields, f"{arch}.context_length"),
-    )
-
-
-def _tensors(read: _Reader, count: int) -> tuple[int, int]:
-    """Bytes of all weights, and where the last of them ends after the header."""
-    total = end = 0
-    for _ in range(count):
-        name = read.text()
-        dimensions = read.count("I", 8, f"dimensions of {name}")
-        values = math.prod(read.number("Q") for _ in range(dimensions))
-        kind, offset = read.number("I"), read.number("Q")
-        block, size = _TENSOR_TYPES.get(kind, (1, 1))  # a type newer than this table: at least one byte a value
-        length = -(-values // block) * size
-        if length + offset > 2**50:
-            raise BadGguf(f"{read.name}: tensor {name!r} cannot be {length:,} bytes long.")
-        total += length
-        end = max(end, offset + length)
-    return total, end
-
-
-def _whole(fields: Mapping[str, Any], key: str) -> int:
-    """A count; of an array (one number for each layer, or the words themselves) its largest, or its length."""
-    value = fields.get(key)
-    if isinstance(value, _Array):
-        return value.largest
-    return value if isinstance(value, int) and 0 <= value < 2**48 else 0
-
-
-def _words(fields: Mapping[str, Any], key: str) -> str:
-    value = fields.get(key)
-    return value if isinstance(value, str) else ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Array:
-    """An array that was read past: only its largest whole number is kept, or its length when it holds none."""
-
-    largest: int
-
-
-class _Reader:
-    """Numbers and texts of the file, in order, never past `MAX_HEADER`."""
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file = file
-        self.name = name
-        self.position = 0
-
-    def take(self, size: int) -> bytes:
-        if self.position + size > MAX_HEADER:
-            raise BadGguf(f"{self.name}: the header is longer than {MAX_HEADER:,} bytes.")
-        data = self._file.read(size)
-        if len(data) < size:
-            raise BadGguf(f"{self.name} is cut short inside its header.", mend="Download it again.")
-        self.position += size
-        return data
-
-    def number(self, code: str) -> int:
-        form = "<" + code
-        return int(struct.unpack(form, self.take(struct.calcsize(form)))[0])
-
-    def count(self, code: str, limit: int, what: str) -> int:
-        found = self.number(code)
-        if found > limit:
-            raise BadGguf(f"{self.name} is hurt: it claims {found:,} {what}.")
-        return found
-
-    def text(self) -> str:
-        return self.take(self.count("Q", _KEPT_STRING, "characters of text")).decode("utf-8", "replace")
-
-    def value(self, kind: int) -> Any:
-        if kind == _STRING:
-            return self.text()
-        if kind == _ARRAY:
-            return self._array()
-        code = _SCALARS.get(kind)
-        if code is None:
-            raise BadGguf(f"{self.name} is hurt: there is no field of type {kind}.")
-        form = "<" + code
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
-
-    def _array(self) -> _Array:
-        kind, length = self.number("I"), self.count("Q", MAX_ARRAY, "items")
-        if kind == _STRING:
-            for _ in range(length):
-                self.take(self.count("Q", _KEPT_STRING, "characters of text"))
-            return _Array(length)
-        code = _SCALARS.get(kind)
-        if code is None:
-            raise BadGguf(f"{self.name} is hurt: there is no array of type {kind}.")
-        size = struct.calcsize("<" + code)
-        data = self.take(length * size)
-        if code in "fd?" or length > 4096:
-            return _Array(length)
-        return _Array(max((n for (n,) in struct.iter_unpack("<" + code, data)), default=0))
+def _regular(path: Path) -> None:
+    """Whoever opens a pipe waits for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise BadGguf(f"{path} is not a file.")

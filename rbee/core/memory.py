@@ -20,6 +20,9 @@ _KV_BYTES = 2
 #: Activations are 32-bit floats.
 _ACTIVATION_BYTES = 4
 
+#: Prompt tokens that MLC reads in one step where a model's config does not say.
+MLC_PREFILL_CHUNK = 2048
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
@@ -60,3 +63,25 @@ def llama_cpp_bytes(shape: ModelShape, *, context: int, parallel: int, batch: in
     activations = _ACTIVATION_BYTES * batch * (3 * shape.feed_forward + 4 * shape.embedding)
     vocabulary = _VOCABULARY_ENTRY * shape.vocabulary
     return _PROCESS + shape.tensor_bytes + kv_bytes(shape, context, parallel) + activations + vocabulary
+
+
+def mlc_bytes(shape: ModelShape, *, context: int, parallel: int, prefill_chunk: int = MLC_PREFILL_CHUNK) -> int:
+    """Bytes that MLC-LLM takes on its device for `parallel` sequences of `context` tokens each.
+
+    Its own sum (`EstimateMemoryUsageOnMode` in cpp/serve/config.cc), S = parallel, C = prefill_chunk, D = head_dim:
+    parameters + 2*temporary buffers
+    + keys and values: S*context*(D*kv_heads*layers*4 + 1.25)
+    + their workspace: (S+1)*88 + C*(heads+1)*8 + C*D*(heads+kv_heads)*4 + 48 MiB
+    + the model's: C*4 + S*4 + (2*C+S)*D*heads*2
+    + logits: S*20 + S*vocabulary*16.125.
+    The temporary buffers are known only to the compiled library; here they are one chunk's activations in 16 bits,
+    C*(3*FF + 4*embedding)*2 B, which is unmeasured. It refuses to start above 0.85 of the device's total memory.
+    """
+    chunk, head = prefill_chunk, shape.key_length
+    temporary = 2 * chunk * (3 * shape.feed_forward + 4 * shape.embedding) * 2
+    cache = context * parallel * (head * shape.kv_heads * shape.layers * 4 + 1.25)
+    workspace = (parallel + 1) * 88 + chunk * (shape.heads + 1) * 8
+    workspace += chunk * head * (shape.heads + shape.kv_heads) * 4 + 48 * 2**20
+    model = chunk * 4 + parallel * 4 + (chunk * 2 + parallel) * head * shape.heads * 2
+    logits = parallel * 20 + parallel * shape.vocabulary * 16.125
+    return int(shape.tensor_bytes + temporary + cache + workspace + model + logits)
