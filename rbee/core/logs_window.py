@@ -126,13 +126,14 @@ class Reader:
         self._time: str | None = None
         self._key = 0
 
-    def lines(self, raw: Iterable[bytes]) -> Iterator[Line]:
+    def lines(self, raw: Iterable[bytes], *, unfinished: bool = False) -> Iterator[Line]:
+        """`unfinished`: each goes on in the next call."""
         for data in raw:
             self._time = time_of(data) or self._time
             if self._hidden(data):
                 continue
-            for piece, more in pieces(data):
-                text = clean(piece)
+            for piece, goes_on in pieces(data):
+                text, more = clean(piece), goes_on or unfinished
                 if text or more:
                     whole = None if more or len(piece) < len(data) else _own(text)
                     yield Line(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rbee.adapters import gguf, shipped
 from rbee.adapters.catalog import BinaryEntry
-from rbee.adapters.process import Memory
+from rbee.adapters.trees import Memory, Tree
 from rbee.contracts import defaults
 from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.operations.workers import WorkerSpawn
@@ -22,7 +22,7 @@ from rbee.core.errors import Conflict, Insufficient, InvalidRequest, NotFound, R
 from rbee.core.providers import EngineProvider, Needs
 from rbee.core.records import Device, ModelRecord, WorkerBinary, WorkerStatus
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.hive import admission, health, ports
+from rbee.daemons.hive import admission, files, health, ports
 from rbee.daemons.hive.files import ProcessFile, WorkerFolder, folders
 from rbee.daemons.hive.managed import Managed
 from rbee.daemons.hive.supervisor import Supervisor
@@ -212,12 +212,40 @@ def test_log_is_bounded_and_its_last_words_are_read(tmp_path: Path) -> None:
     folder.log.write_text("Traceback\nOSError: gone\n")
     assert folder.last_words() == "OSError: gone"
     with folder.log.open("ab") as writing:
-        os.ftruncate(writing.fileno(), defaults.LOG_BYTES + 1)
+        os.ftruncate(writing.fileno(), files.LOG_LIMIT)
+        folder.bound_log()
+        assert folder.log.stat().st_size == files.LOG_LIMIT
+        os.ftruncate(writing.fileno(), files.LOG_LIMIT + 1)
         folder.bound_log()
         assert folder.log.stat().st_size == 0
         writing.write(b"later\n")
     assert folder.log.read_bytes() == b"later\n"
-    assert (tmp_path / "worker.log.1").stat().st_size == defaults.LOG_BYTES + 1
+    older = tmp_path / "worker.log.1"
+    assert (older.stat().st_size, older.stat().st_mode & 0o777) == (files.LOG_LIMIT + 1, 0o600)
+    assert not list(tmp_path.glob(".worker*"))
+
+
+def test_a_log_that_grew_without_measure_keeps_its_newest_part(tmp_path: Path) -> None:
+    folder = WorkerFolder(tmp_path)
+    with folder.log.open("wb") as f:
+        os.ftruncate(f.fileno(), 20 * defaults.LOG_BYTES)
+        f.seek(0, os.SEEK_END)
+        f.write(b"the last line\n")
+    folder.bound_log()
+    older = tmp_path / "worker.log.1"
+    assert folder.log.stat().st_size == 0
+    assert older.stat().st_size <= 3 * defaults.LOG_BYTES
+    assert older.read_bytes().endswith(b"the last line\n")
+
+
+def test_a_log_is_bounded_also_where_no_copy_can_be_made(tmp_path: Path) -> None:
+    folder = WorkerFolder(tmp_path)
+    with folder.log.open("wb") as f:
+        os.ftruncate(f.fileno(), files.LOG_LIMIT + 1)
+    (tmp_path / "worker.log.1").mkdir()
+    folder.bound_log()
+    assert folder.log.stat().st_size == 0
+    assert not list(tmp_path.glob(".worker*"))
 
 
 def test_memory_that_looks_available_and_is_not(tmp_path: Path) -> None:

@@ -111,6 +111,12 @@ def test_a_long_line_comes_in_pieces() -> None:
     ]
 
 
+def test_a_line_that_is_not_at_its_end_says_so() -> None:
+    reader = window.Reader()
+    told = [*reader.lines([b"half "], unfinished=True), *reader.lines([b"and half"])]
+    assert [(x.text, x.more) for x in told] == [("half ", True), ("and half", False)]
+
+
 def test_no_secret_is_cut_in_two_by_a_piece() -> None:
     secret = b"--api-key=abcdefghijklmnop"
     line = b"x" * (window.LONGEST - 20) + b" " + secret + b" tail"

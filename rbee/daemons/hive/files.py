@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,10 @@ from rbee.core.records import Mark, WorkerStatus
 from rbee.core.slug import slug
 
 _LAST_WORDS = 4096
+#: A log longer than this is cut by the hive.
+LOG_LIMIT = defaults.LOG_BYTES * 5 // 4
+#: Bytes beyond the limit that are kept all the same, so that a copy is nearly always whole (see `worker_logs`).
+_SLACK = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,7 @@ class ProcessFile:
     """`process.json`: who the process is, and what the hive decided when it started it.
 
     `threads` counts against the machine's cores, `predicted` bytes against its memory until the worker is ready.
+    `ends` are the times (epoch) of its processes' ends that count towards giving it up.
     """
 
     pid: int = 0
@@ -38,6 +45,11 @@ class ProcessFile:
     status: WorkerStatus = "starting"
     reason: str | None = None
     was_ready: bool = False
+    #: A port of the hive's choice may be exchanged for another; one that was asked for may not.
+    port_chosen: bool = False
+    ends: tuple[float, ...] = ()
+    restarts: int = 0
+    last_end: str | None = None
     mark: Mark | None = None
 
     @property
@@ -99,14 +111,37 @@ class WorkerFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def bound_log(self) -> None:
-        """Keep the log under a bound: the newer half stays as `worker.log.1`. The worker appends, so it may be cut."""
+        """Keep the log under a bound: what it held is kept as `worker.log.1`. The worker appends, so it may be cut.
+
+        Cheap and safe at any time, so call it at each look at a worker: usually it is one `stat`. A worker bounds
+        what goes through its logger itself, at `LOG_BYTES` (see `daemons.logs.Bounded`); this is for what is written
+        past that, and waits a little longer so that the two do not meet. Of a log that has grown without measure
+        only the newest part is kept. What is written between copy and cut is lost; a full disk loses the copy, never
+        the bound.
+        """
         try:
-            if self.log.stat().st_size > defaults.LOG_BYTES:
-                shutil.copyfile(self.log, self.path / "worker.log.1")
-                with self.log.open("r+b") as f:
+            if self.log.stat().st_size <= LOG_LIMIT:
+                return
+            with self.log.open("r+b", buffering=0) as f:
+                try:
+                    self._keep_newest(f)
+                finally:
                     f.truncate(0)
         except OSError:
             return
+
+    def _keep_newest(self, f: io.FileIO) -> None:
+        older = older_log(self.log)
+        copy = older.with_name(f".{older.name}")
+        try:
+            with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as to:
+                f.seek(max(0, f.seek(0, os.SEEK_END) - LOG_LIMIT - _SLACK))
+                left = LOG_LIMIT + 2 * _SLACK  # who writes faster than this copies is not chased for ever
+                while left > 0 and (block := f.read(min(left, 2**20))):
+                    left -= to.write(block)
+            copy.replace(older)
+        finally:
+            copy.unlink(missing_ok=True)
 
     def last_words(self) -> str:
         """The last line of the log that says something, for a person; empty when there is none."""
@@ -122,6 +157,11 @@ class WorkerFolder:
         except ValueError:
             return last
         return str(said.get("message", last)) if isinstance(said, dict) else last
+
+
+def older_log(log: Path) -> Path:
+    """Where a log's former part stands once it was turned over."""
+    return log.with_name(f"{log.name}.1")
 
 
 def folders(root: Path) -> list[WorkerFolder]:
