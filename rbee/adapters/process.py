@@ -14,7 +14,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -121,19 +121,6 @@ def exit_status(identity: Identity) -> int | None:
     return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def describe_exit(code: int | None) -> str:
-    """An exit for a person: `killed by signal 9 (SIGKILL)`, `ended with exit code 1`."""
-    if code is None:
-        return "ended; its exit code is not known, because the hive was restarted while it ran"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = f" ({signal.Signals(-code).name})"
-    except ValueError:
-        name = ""
-    return f"killed by signal {-code}{name}"
-
-
 def wait_ended(identity: Identity, timeout: float) -> bool:
     """Block until the process has ended or `timeout` seconds are over; whether it has ended."""
     end = time.monotonic() + timeout
@@ -238,33 +225,6 @@ def _pidfd(identity: Identity) -> int | None:
     return fd
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Resident bytes; `files` of them are mapped files, which the kernel counts as available all the same."""
-
-    resident: int
-    files: int
-
-
-def memory_of_trees(roots: Collection[int]) -> dict[int, Memory]:
-    """Memory of each process with all its descendants, in one pass over the process table. Blocks."""
-    parents = {p.pid: p.info["ppid"] for p in psutil.process_iter(["ppid"])} if roots else {}
-    found: dict[int, Memory] = {}
-    for pid in parents:
-        root = pid
-        while root not in roots and root in parents and parents[root] != root:
-            root = parents[root]
-        if root not in roots:
-            continue
-        try:
-            seen = psutil.Process(pid).memory_info()
-        except psutil.Error:
-            continue
-        before = found.get(root, Memory(0, 0))
-        found[root] = Memory(before.resident + seen.rss, before.files + getattr(seen, "shared", 0))
-    return found
-
-
 @dataclass(slots=True)
 class Lock:
     """A lock file held until `release` or the end of this process, however it ends."""
@@ -284,8 +244,10 @@ def _flock(fd: int) -> bool:
     return True
 
 
-def hold(path: Path, what: str) -> Lock:
+def hold(path: Path, what: str, doing: str = "") -> Lock:
     """Hold `path` for this process alone. Raises Conflict, naming the holder, when another one does.
+
+    `doing` is told with this process's pid to whoever comes next.
 
     Blocks up to a second: a process that was killed lets go a moment after it is seen to be dead.
     """
@@ -302,6 +264,6 @@ def hold(path: Path, what: str) -> Lock:
             f"{what} runs already{f' (pid {holder})' if holder else ''}.", mend="Stop that one first, or use it."
         )
     file.truncate(0)
-    file.write(f"{os.getpid()}\n")
+    file.write(f"{os.getpid()}{f', {doing}' if doing else ''}\n")
     file.flush()
     return Lock(path=path, file=file)

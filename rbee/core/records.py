@@ -132,6 +132,7 @@ class WorkerRecord:
     last_seen: Annotated[str, Doc("When it last answered.")] = ""
     uptime_seconds: int = 0
     restarts: int = 0
+    last_end: Annotated[str | None, Doc("Why the process before this one ended.")] = None
     slots_busy: int = 0
     requests_handled: int = 0
     tokens_generated: int = 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rbee.adapters import gguf, shipped
 from rbee.adapters.catalog import BinaryEntry
-from rbee.adapters.trees import Memory, Tree
+from rbee.adapters.trees import Memory
 from rbee.contracts import defaults
 from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.operations.workers import WorkerSpawn

@@ -15,6 +15,7 @@ from rbee.adapters.store import SqliteJobStore
 from rbee.contracts import codec, defaults
 from rbee.contracts.configs import HiveConfig
 from rbee.core.errors import Unavailable
+from rbee.core.lifecycle import Limits
 from rbee.daemons.app import Route, Server, build
 from rbee.daemons.described import described
 from rbee.daemons.hive import metrics, ports
@@ -29,10 +30,10 @@ log = logging.getLogger(__name__)
 class HiveDaemon:
     """`start`, then `stop`; not restartable. Must be made on the loop that it runs on."""
 
-    def __init__(self, config: HiveConfig, paths: Paths, token: Token | None) -> None:
+    def __init__(self, config: HiveConfig, paths: Paths, token: Token | None, limits: Limits | None = None) -> None:
         self.config = config
         self.paths = paths
-        self.hive = Hive(config, paths, token)
+        self.hive = Hive(config, paths, token, limits)
         self.jobs = JobRunner(
             SqliteJobStore(paths.data / "hive.db"),
             self.hive.handlers(),

@@ -33,6 +33,61 @@ async def ask(session: aiohttp.ClientSession, url: str) -> Health | None:
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a worker tells of itself (`/info`). `slots` is 0 when it does not say."""
+
+    status: str
+    reason: str | None = None
+    slots: int = 0
+    slots_busy: int = 0
+    context_length: int | None = None
+    requests_handled: int = 0
+    tokens_generated: int = 0
+    avg_tokens_per_sec: float = 0.0
+    errors: int = 0
+
+
+async def report(session: aiohttp.ClientSession, url: str, pid: int, within: float) -> Report | str:
+    """What the worker of that pid tells of itself within so many seconds; else why not, for a person."""
+    try:
+        async with session.get(f"{url}/info", timeout=aiohttp.ClientTimeout(total=within)) as answer:
+            return read_report(answer.status, await answer.read(), pid)
+    except asyncio.TimeoutError:
+        return f"It gave no answer within {within:g} seconds."
+    except aiohttp.ClientConnectorError as e:
+        return f"It cannot be connected to: {e.os_error.strerror or e.os_error}."
+    except (aiohttp.ClientError, OSError) as e:
+        return f"Its answer broke off: {str(e) or type(e).__name__}."
+
+
+def read_report(status: int, body: bytes, pid: int) -> Report | str:
+    """An answer to `GET /info`, from whoever has the port."""
+    try:
+        found = codec.decode(dict[str, Any], body)
+    except codec.CodecError:
+        return f"It answers {status} and nothing that a worker says."
+    if found.get("pid") != pid:
+        return "Another process answers at its port."
+
+    def whole(name: str) -> int:
+        value = found.get(name)
+        return value if isinstance(value, int) and value >= 0 else 0
+
+    said, speed, reason = found.get("status"), found.get("avg_tokens_per_sec"), found.get("reason")
+    return Report(
+        status=said if isinstance(said, str) and said in SAID else "unknown",
+        reason=str(reason) if reason else None,
+        slots=whole("slots"),
+        slots_busy=whole("slots_busy"),
+        context_length=whole("context_length") or None,
+        requests_handled=whole("requests_handled"),
+        tokens_generated=whole("tokens_generated"),
+        avg_tokens_per_sec=float(speed) if isinstance(speed, (int, float)) else 0.0,
+        errors=whole("errors"),
+    )
+
+
 async def is_pid(session: aiohttp.ClientSession, url: str, pid: int) -> bool:
     """Whether it is that very process which answers there, and not another that took the port first."""
     try:

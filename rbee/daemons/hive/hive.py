@@ -17,6 +17,7 @@ from rbee.adapters.secrets import Token
 from rbee.adapters.sources import Builtin, HuggingFace, LocalFile, Url
 from rbee.contracts.configs import HiveConfig
 from rbee.contracts.heartbeat import MonitorData
+from rbee.core.lifecycle import Limits
 from rbee.daemons import access
 from rbee.daemons.hive.devices import Devices
 from rbee.daemons.hive.downloads import Downloads
@@ -30,9 +31,10 @@ from rbee.daemons.jobs import Handler
 
 
 class Hive:
-    """`start`, then `stop`; not restartable. Must be made on the loop that it runs on."""
+    """`start`, then `stop`; not restartable. Must be made on the loop that it runs on. `limits`: how it cares for
+    its workers."""
 
-    def __init__(self, config: HiveConfig, paths: Paths, token: Token | None) -> None:
+    def __init__(self, config: HiveConfig, paths: Paths, token: Token | None, limits: Limits | None = None) -> None:
         self.config = config
         self.paths = paths
         self._headers = token.header if token else {}
@@ -43,7 +45,7 @@ class Hive:
             config.hive_id, config.heartbeat_interval, paths.state / "hive.queen.json", self._headers, self._monitor
         )
         self.supervisor = Supervisor(
-            paths.workers, self.listener.host, config.worker_ports, system.cores, self.heartbeat.worker_changed
+            paths.workers, self.listener.host, config.worker_ports, system.cores, self.heartbeat.worker_changed, limits
         )
         self.devices = Devices(self.supervisor.on_device)
         self.sight = Sight(config, paths, self.devices, self.models, self.binaries, self.supervisor)
@@ -72,9 +74,14 @@ class Hive:
             },
         )
 
-    async def start(self) -> None:
-        """Take the machine's hive lock and adopt what runs. Raises Conflict when another hive of these paths runs."""
-        self._lock = process.hold(self.paths.state / "hive.lock", "A hive")
+    async def start(self, *, revive: bool = True, doing: str = "") -> None:
+        """Take the machine's hive lock and adopt what runs. Raises Conflict when another hive of these paths runs.
+
+        Without `revive` workers that died meanwhile are left to the next hive. `doing` tells whoever finds the lock
+        taken what this one is about.
+        """
+        self._lock = process.hold(self.paths.state / "hive.lock", "A hive", doing)
+        self.supervisor.revive = revive
         await asyncio.to_thread(self._tidy)
         await self.supervisor.start(self._headers)
 

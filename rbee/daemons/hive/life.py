@@ -7,37 +7,36 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
-import aiohttp
-
-from rbee.adapters import process, system
+from rbee.adapters import exit_reasons, process, system
+from rbee.adapters.exit_reasons import OomWitness
 from rbee.contracts import defaults
 from rbee.contracts.heartbeat import WorkerChange
-from rbee.core.errors import RbeeError
+from rbee.core import lifecycle
+from rbee.core.errors import Conflict, RbeeError
+from rbee.core.lifecycle import Verdict
 from rbee.core.records import WorkerStatus
 from rbee.daemons.hive import health
+from rbee.daemons.hive.files import ProcessFile
 from rbee.daemons.hive.managed import Managed, free_of_strangers
+from rbee.daemons.hive.watching import Sight, Watch
 
 log = logging.getLogger(__name__)
 
-#: So many ends within so many seconds, and it is given up.
-MAX_DEATHS, WITHIN = 3, 60.0
-#: Between looks at a worker that is well.
-LOOK_EVERY = 5.0
-#: While it loads.
+#: Between looks at a worker that loads.
 LOOK_FIRST, LOOK_SLOWEST = 0.05, 1.0
 #: Ports tried when others bind them first.
 PORT_TRIES = 3
+#: The worker drains by itself for so long, and needs a moment to end its engine.
+DRAIN = defaults.WORKER_DRAIN + defaults.ENGINE_STOP_TIMEOUT
 
 
-class Surroundings(Protocol):
+class Surroundings(Sight, Protocol):
     """What a life needs of its supervisor."""
-
-    @property
-    def session(self) -> aiohttp.ClientSession: ...
 
     def other_port(self, worker: Managed) -> int: ...
 
@@ -53,35 +52,69 @@ class Life:
         self._port_tries = 0
 
     async def run(self) -> None:
-        """Ends when the worker is stopped or given up; never raises but for cancelling."""
+        """Ends when the worker is stopped, unloaded or given up; never raises but for cancelling."""
+        worker = self.worker
         try:
-            while await self._once():
-                pass
+            if worker.state.status == "unloaded":
+                await self._unload(worker.state.reason or "was unloaded")
+                return
+            # The hive before this one ended while it waited.
+            going_on = worker.state.status != "dead" or await self._pause()
+            while going_on:
+                going_on = await self._once()
         except (OSError, RbeeError) as e:
             await self._give_up(f"It could not be started: {e}")
         except Exception as e:
-            log.exception("worker %s", self.worker.id)
+            log.exception("worker %s", worker.id)
             await self._give_up(f"Its hive failed: {type(e).__name__}: {e}")
 
     async def _once(self) -> bool:
         """One process, from start to end; whether there shall be another."""
         worker = self.worker
         identity = worker.identity
-        if identity is None or not process.alive(identity):
-            identity = await self._launch()
+        found = identity is not None and process.alive(identity)
+        if identity is None or not found:
+            try:
+                identity = await self._launch()
+            except Conflict as e:
+                return await self._after_end(f"It could not be started: {e}")
+        witness = await asyncio.to_thread(OomWitness, identity.pid)
         ended = asyncio.create_task(process.ended(identity))
+        verdict: Verdict | None = None
         try:
-            if not await self._until_ready(ended):
+            if found and worker.state.status in ("ready", "busy", "failed"):
+                worker.settled.set()
+            elif not await self._until_ready(ended):
                 return False
-            await self._watch(ended)
+            if not ended.done():
+                verdict = await Watch(worker, self.around, witness, self._say_failed).until(ended)
         finally:
             ended.cancel()
+        if verdict is not None and verdict.kind == "idle":
+            await self._unload(verdict.reason)
+            return False
+        reason = await self._reason_of_end(identity, witness, verdict)
+        return not worker.stopping and await self._after_end(reason)
+
+    async def _reason_of_end(self, identity: process.Identity, witness: OomWitness, verdict: Verdict | None) -> str:
+        """A sentence. Ends the process where there is a verdict; nothing of its group is left either way."""
+        if verdict is not None:
+            log.warning("worker %s %s; ending it", self.worker.id, verdict.reason)
+            await process.end(identity, 0 if verdict.kind == "hung" else DRAIN)
+            process.exit_status(identity)
+            return f"It {verdict.reason}."
         code = process.exit_status(identity)
         process.kill_group(identity)
-        return not worker.stopping and await self._after_end(code)
+        killed = code in (None, -9) and await asyncio.to_thread(witness.saw)
+        return exit_reasons.sentence(code, self.worker.folder.last_words(), out_of_memory=killed)
 
     async def _launch(self) -> process.Identity:
+        """Raises Conflict when another program has taken its port meanwhile and it may have no other."""
         worker = self.worker
+        if worker.state.was_ready and not await asyncio.to_thread(free_of_strangers, worker):
+            if not worker.state.port_chosen:
+                raise Conflict(f"Another program has taken its port {worker.state.port}.", code="port_taken")
+            worker.move_to(self.around.other_port(worker))
         folder, config = worker.folder, replace(worker.config, state_dir=str(worker.folder.path))
         worker.config = config
         argv = [sys.executable, "-m", "rbee.cli.daemons", "worker", "--config", str(folder.config_file)]
@@ -105,10 +138,7 @@ class Life:
         return identity
 
     def _note(self, identity: process.Identity) -> None:
-        worker = self.worker
-        worker.state = replace(
-            worker.state, pid=identity.pid, start_time=identity.start_time, started_at=system.now(), status="starting"
-        )
+        self.worker.begin(identity, system.now())
 
     async def _until_ready(self, ended: asyncio.Task[None]) -> bool:
         """False when it told that it failed, or took too long: then its process is gone too."""
@@ -149,52 +179,61 @@ class Life:
         worker.settled.set()
         self._tell("added")
 
-    async def _watch(self, ended: asyncio.Task[None]) -> None:
-        """Until the process ends. A worker that has given up on its engine stays up and is `failed`."""
-        worker = self.worker
-        while not ended.done():
-            await asyncio.wait({ended}, timeout=LOOK_EVERY)
-            if ended.done() or worker.stopping:
-                continue
-            await asyncio.to_thread(worker.folder.bound_log)
-            seen = await health.ask(self.around.session, worker.config.url)
-            if seen is None or seen.status == worker.state.status or seen.status == "unknown" or ended.done():
-                continue
-            failed = seen.status == "failed"
-            worker.state = replace(
-                worker.state,
-                status=seen.status,  # type: ignore[arg-type]  # checked by health.parse
-                reason=(seen.reason or "It failed and does not say why.") if failed else None,
-            )
-            if failed:
-                await self._save()
-                self._tell("failed")
+    async def _say_failed(self) -> None:
+        await self._save()
+        self._tell("failed")
 
-    async def _after_end(self, code: int | None) -> bool:
-        """The process ended by itself: decide whether to start it again."""
-        worker, loop = self.worker, asyncio.get_running_loop()
-        reason = _why(code, worker.folder.last_words())
+    async def _after_end(self, reason: str) -> bool:
+        """The process ended, and not because somebody wanted it gone: decide whether to start it again."""
+        worker = self.worker
         if not worker.state.was_ready:
-            if worker.port_chosen and self._port_tries < PORT_TRIES and not free_of_strangers(worker):
+            if worker.state.port_chosen and self._port_tries < PORT_TRIES and not free_of_strangers(worker):
                 self._port_tries += 1
                 worker.move_to(self.around.other_port(worker))
                 return True
             await self._give_up(reason)
             return False
-        worker.deaths = [t for t in worker.deaths if loop.time() - t < WITHIN] + [loop.time()]
         if worker.state.status == "failed":
             await self._give_up(worker.state.reason or reason)
             return False
-        if len(worker.deaths) > MAX_DEATHS:
-            await self._give_up(f"It ended {len(worker.deaths)} times in {WITHIN:.0f} seconds; the last time: {reason}")
+        found = lifecycle.after_end(worker.state.ends, time.time(), self.around.limits)
+        worker.state = replace(worker.state, ends=found.ends, last_end=reason)
+        if found.wait is None:
+            await self._give_up(lifecycle.too_often(found.ends, reason))
             return False
-        log.warning("worker %s: %s; starting it again", worker.id, reason)
-        worker.state = replace(worker.state, status="dead", reason=reason)
-        worker.settled.clear()
+        again = f"{reason} It is started again in {lifecycle.duration(found.wait)}."
+        log.warning("worker %s: %s", worker.id, again)
+        worker.state = replace(worker.state, status="dead", reason=again)
         await self._save()
         self._tell("failed")
-        await asyncio.sleep(min(defaults.BACKOFF_MAX, defaults.BACKOFF_FIRST * 2 ** len(worker.deaths)))
+        return await self._pause()
+
+    async def _pause(self) -> bool:
+        """The wait before the next process; whether there shall be one."""
+        worker = self.worker
+        worker.settled.clear()
+        await asyncio.sleep(lifecycle.wait_after(len(worker.state.ends), self.around.limits))
+        worker.state = replace(worker.state, restarts=worker.state.restarts + 1)
         return not worker.stopping
+
+    async def _unload(self, reason: str) -> None:
+        """Drain and end the process; keep the folder, and so what it takes to start it again when asked."""
+        worker, identity = self.worker, self.worker.identity
+        worker.settled.clear()
+        # Said before it is done: a hive killed meanwhile must not start it again.
+        saved = replace(worker.state, status="unloaded", reason=reason)
+        await self._save(saved)
+        if identity is not None and worker.runs:
+            worker.state = replace(worker.state, status="stopping", reason=reason)
+            log.info("worker %s %s; unloading it", worker.id, reason)
+            await process.end(identity, DRAIN)
+            process.exit_status(identity)
+        if worker.stopping:
+            return
+        worker.state = replace(saved, pid=0, start_time=0)
+        await self._save()
+        worker.settled.set()
+        self._tell("removed")
 
     async def _end_process(self) -> None:
         if (identity := self.worker.identity) is not None:
@@ -210,31 +249,26 @@ class Life:
         worker.settled.set()
         self._tell("failed")
 
-    async def _save(self) -> None:
+    async def _save(self, state: ProcessFile | None = None) -> None:
         """A full disk is no reason to give up a worker that runs: the next hive finds it by its settings file."""
         if self.worker.stopping:
             return
         try:
-            await asyncio.to_thread(self.worker.folder.save_process, self.worker.state)
+            await asyncio.to_thread(self.worker.folder.save_process, state or self.worker.state)
         except OSError as e:
             log.warning("worker %s: its state cannot be written: %s", self.worker.id, e)
 
-    def _tell(self, action: str) -> None:
+    def _tell(self, action: Literal["added", "removed", "failed"]) -> None:
         worker = self.worker
         self.around.changed(
             WorkerChange(
-                action="failed" if action == "failed" else "added",
+                action=action,
                 worker_id=worker.id,
                 model=worker.config.model,
                 device=worker.config.device,
                 reason=worker.state.reason,
             )
         )
-
-
-def _why(code: int | None, last_words: str) -> str:
-    said = f"Its process {'was ' if code is not None and code < 0 else ''}{process.describe_exit(code)}"
-    return f"{said}: {last_words}" if last_words and code not in (0, -9, -15) else f"{said}."
 
 
 OnChange = Callable[[WorkerChange], None]

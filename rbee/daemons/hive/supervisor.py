@@ -14,17 +14,20 @@ from pathlib import Path
 import aiohttp
 
 from rbee.adapters import process
+from rbee.adapters.trees import Memory
 from rbee.contracts import defaults
 from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.heartbeat import WorkerChange
 from rbee.core.errors import Conflict, NotFound
+from rbee.core.lifecycle import Limits
 from rbee.core.records import Mark, WorkerRecord
 from rbee.core.slug import slug
 from rbee.daemons.hive import ports
 from rbee.daemons.hive.admission import Needs, share_threads
 from rbee.daemons.hive.files import ProcessFile, WorkerFolder, folders
-from rbee.daemons.hive.life import Life, OnChange
+from rbee.daemons.hive.life import DRAIN, Life, OnChange
 from rbee.daemons.hive.managed import ALIVE, Managed
+from rbee.daemons.hive.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +46,26 @@ class Supervisor:
     """Starts, adopts, watches and stops workers. `on_change` is told of each that comes, fails or goes."""
 
     def __init__(
-        self, root: Path, host: str, port_range: tuple[int, int], cores: Callable[[], int], on_change: OnChange
+        self,
+        root: Path,
+        host: str,
+        port_range: tuple[int, int],
+        cores: Callable[[], int],
+        on_change: OnChange,
+        limits: Limits | None = None,
     ) -> None:
         self._root = root
         self._host = host
         self._ports = port_range
         self._cores = cores
         self._on_change = on_change
+        self.limits = limits or Limits()
         self._workers: dict[str, Managed] = {}
         self._session: aiohttp.ClientSession | None = None
+        self.vitals = Vitals(self._workers.values)
         self.closing = False
+        #: Whether `start` starts again what died while no hive was there.
+        self.revive = True
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -80,18 +93,26 @@ class Supervisor:
         await asyncio.to_thread(folder.remove)
 
     def _adopt(self, folder: WorkerFolder, config: WorkerConfig, state: ProcessFile) -> None:
-        identity = state.identity
-        runs = identity is not None and process.is_ours(identity, str(folder.config_file))
-        worker = Managed(config=config, folder=folder, state=state, port_chosen=False)
+        worker = Managed(config=config, folder=folder, state=state)
         self._workers[worker.id] = worker
-        if runs:
+        if worker.runs:
             log.info("adopted worker %s (pid %d)", worker.id, state.pid)
-        elif state.status == "failed":
+        elif state.status in ("failed", "unloaded"):
+            worker.state = replace(state, pid=0, start_time=0) if state.status == "unloaded" else state
             worker.settled.set()
             return
+        elif not self.revive:
+            reason = "Its process ended while no hive was running; the daemon starts it again."
+            worker.state = replace(state, pid=0, start_time=0, status="dead", reason=reason)
+            worker.settled.set()
+            return
+        elif state.status == "dead":
+            worker.state = replace(state, start_time=0)
         else:
             reason = "Its process ended while the hive was not running."
-            worker.state = replace(state, start_time=0, status="starting", reason=reason)
+            worker.state = replace(
+                state, start_time=0, status="starting", reason=reason, last_end=reason, restarts=state.restarts + 1
+            )
             log.warning("worker %s: %s Starting it again", worker.id, reason)
         self._live(worker)
 
@@ -119,24 +140,32 @@ class Supervisor:
         return next((w for w in having if w.state.status in ALIVE), having[0])
 
     async def records(self) -> tuple[WorkerRecord, ...]:
-        """Every worker, failed ones too, by id."""
-        workers = [w for _, w in sorted(self._workers.items())]
-        sizes = await self.sizes()
-        return tuple(w.record(sizes.get(w.state.pid)) for w in workers)
+        """Every worker, failed and unloaded ones too, by id."""
+        await self.measure()
+        return tuple(w.record() for _, w in sorted(self._workers.items()))
 
-    async def sizes(self) -> dict[int, process.Memory]:
+    async def measure(self) -> None:
+        """See what the processes hold and use now."""
+        await self.vitals.take()
+
+    async def sizes(self) -> dict[int, Memory]:
         """Memory of each worker with its engine, by pid."""
-        pids = {w.state.pid for w in self._workers.values() if w.state.status in ALIVE and w.state.pid}
-        return await asyncio.to_thread(process.memory_of_trees, pids)
+        await self.measure()
+        having = [w for w in self._workers.values() if w.state.status in ALIVE and w.state.pid]
+        return {w.state.pid: w.measured.tree.memory for w in having if w.measured.tree is not None}
 
     def using(self, model_id: str) -> list[Managed]:
         """Workers that have the model open or will open it again."""
-        return [w for w in self._workers.values() if w.config.model == model_id and w.holds]
+        return [
+            w
+            for w in self._workers.values()
+            if w.config.model == model_id and (w.holds or w.state.status == "unloaded")
+        ]
 
     def on_device(self, device_id: str) -> tuple[str, ...]:
         return tuple(w.id for w in self._workers.values() if w.config.device == device_id and w.holds)
 
-    def spoken_for(self, device_id: str, sizes: Mapping[int, process.Memory]) -> int:
+    def spoken_for(self, device_id: str, sizes: Mapping[int, Memory]) -> int:
         """Bytes that look available and are not.
 
         A worker that still loads will take what it was granted. And the weights that a running one has mapped count
@@ -145,7 +174,7 @@ class Supervisor:
         """
         starting, mapped = 0, dict[str, int]()
         for worker in self._workers.values():
-            size = sizes.get(worker.state.pid, process.Memory(0, 0))
+            size = sizes.get(worker.state.pid, Memory(0, 0))
             if worker.config.device != device_id or worker.state.status not in ALIVE:
                 continue
             if worker.state.status == "starting":
@@ -182,10 +211,11 @@ class Supervisor:
             predicted=order.needs.memory,
             slots=order.needs.slots,
             context_length=order.needs.context_length,
+            port_chosen=order.port is None,
             mark=order.mark,
         )
         folder = WorkerFolder.of(self._root, worker_id)
-        worker = Managed(config=config, folder=folder, state=state, port_chosen=order.port is None)
+        worker = Managed(config=config, folder=folder, state=state)
         self._workers[worker_id] = worker
         self._live(worker, former)
         return worker
@@ -196,9 +226,8 @@ class Supervisor:
         identity = worker.identity
         if worker.state.status in ALIVE:
             worker.state = replace(worker.state, status="stopping")
-        if identity is not None and process.is_ours(identity, str(worker.folder.config_file)):
-            # The worker drains by itself for so long, and needs a moment to end its engine.
-            await process.end(identity, defaults.WORKER_DRAIN + defaults.ENGINE_STOP_TIMEOUT, on_step)
+        if identity is not None and worker.runs:
+            await process.end(identity, DRAIN, on_step)
             process.exit_status(identity)
         await self._forget(worker)
         self._on_change(
@@ -211,7 +240,7 @@ class Supervisor:
             await asyncio.wait({worker.task})
             # Cancelled between starting a process and noting it: that one goes too.
             identity = worker.identity
-            if identity is not None and process.is_ours(identity, str(worker.folder.config_file)):
+            if identity is not None and worker.runs:
                 await process.end(identity, 0)
                 process.exit_status(identity)
         await asyncio.to_thread(worker.folder.remove)
@@ -241,7 +270,7 @@ class Supervisor:
         """A failed worker whose process still stands (it answers 503) goes when its successor comes."""
         former.stopping = True
         identity = former.identity
-        if identity is not None and process.is_ours(identity, str(former.folder.config_file)):
+        if identity is not None and former.runs:
             await process.end(identity, defaults.ENGINE_STOP_TIMEOUT)
             process.exit_status(identity)
         if former.task is not None:

@@ -206,8 +206,8 @@ class WorkerOps:
 
     async def get(self, ctx: JobContext, request: ops.WorkerProcessGet) -> ops.WorkerProcessGetResponse:
         worker = self._supervisor.by_pid(request.pid)
-        sizes = await self._supervisor.sizes()
-        return ops.WorkerProcessGetResponse(worker=worker.record(sizes.get(request.pid)))
+        await self._supervisor.measure()
+        return ops.WorkerProcessGetResponse(worker=worker.record())
 
     async def delete(self, ctx: JobContext, request: ops.WorkerProcessDelete) -> ops.WorkerProcessDeleteResponse:
         """Only a process that this hive started: told by pid and start time, never by a pid alone."""
