@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from rbee.contracts import codec, defaults
 from rbee.core.digest import digest
 from rbee.core.providers import EngineProvider
+from rbee.core.sources import SourceProvider
 from rbee.core.spec import PolicySpec, Ssh, WorkerOptions
 
 
@@ -26,6 +27,8 @@ class HiveConfig:
     queen_url: str | None = None
     worker_ports: tuple[int, int] = defaults.WORKER_PORTS
     heartbeat_interval: float = defaults.HEARTBEAT_INTERVAL
+    #: The fleet's own model sources, beside those that come with rbee.
+    sources: tuple[SourceProvider, ...] = ()
     release: str = ""
 
 

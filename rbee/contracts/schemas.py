@@ -12,6 +12,7 @@ from rbee.contracts.narration import Event
 from rbee.contracts.operations import OPERATIONS
 from rbee.contracts.schema import DIALECT, Schemas, schema_of
 from rbee.core.providers import EngineProvider
+from rbee.core.sources import SourceProvider
 from rbee.core.spec import Spec
 
 
@@ -56,6 +57,9 @@ def _events() -> dict[str, Any]:
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "rbee": lambda: schema_of(Spec, title="rbee.yaml", closed=True),
     "engine-provider": lambda: schema_of(EngineProvider, title="An engine (providers/engines/*.yaml)", closed=True),
+    "source-provider": lambda: schema_of(
+        SourceProvider, title="A source of models (providers/sources/*.yaml)", closed=True
+    ),
     "queen": lambda: schema_of(QueenConfig, title="queen.json", closed=False),
     "hive": lambda: schema_of(HiveConfig, title="hive.json", closed=False),
     "worker": lambda: schema_of(WorkerConfig, title="worker.json", closed=False),

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
-from urllib.parse import unquote, urlsplit
 
-from rbee.core.errors import InvalidRequest
+from rbee.core.errors import RbeeError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,15 +66,26 @@ class Source(Protocol):
 def safe_filename(name: str) -> str:
     """A file name that is one harmless path component; `model.gguf` for one that has nothing to keep."""
     last = PurePosixPath(name.replace("\\", "/")).name
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip(".-")[-150:]
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip(".-")[-150:].lstrip(".-")
     # The catalog's own files live in the same folder.
     return "model.gguf" if safe in ("", "metadata.json") or safe.endswith((".part", ".part.json")) else safe
 
 
-def default_id(source: str) -> str:
-    """The id a model gets when none is given: its file's name without `.gguf`; of a builtin, its name."""
-    path = unquote(urlsplit(source).path) if "://" in source else source.split(":", 1)[-1]
-    name = PurePosixPath(path).name.removesuffix(".gguf")
-    if not name:
-        raise InvalidRequest(f"No name can be made from source {source!r}.", mend="Give a model id.")
-    return name
+def said_size(size: int | None, host: str) -> int | None:
+    """A size that a server says of a file. Raises RbeeError `bad_answer` for one that no file has."""
+    if size is not None and not 0 <= size < 2**50:
+        raise RbeeError(f"{host} says that a file has {size} bytes.", code="bad_answer")
+    return size
+
+
+def said_sha256(digest: str | None, host: str) -> str | None:
+    """Hex digits of a digest that a server says, with or without `sha256:`; None when it says none.
+
+    Raises RbeeError `bad_answer` for a text that is no SHA-256: to go on without one would be to verify nothing.
+    """
+    if digest is None:
+        return None
+    digits = digest.lower().removeprefix("sha256:")
+    if not _SHA256.fullmatch(digits):
+        raise RbeeError(f"{host} says a digest that is no SHA-256: {digest[:80]!r}.", code="bad_answer")
+    return digits

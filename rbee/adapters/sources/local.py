@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Models that are on this machine already: `file:/path/model.gguf` and `builtin:NAME`."""
+"""Models that are on this machine already: `file:/path/model.gguf`, `local:/path/folder-MLC`, `builtin:NAME`."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -15,7 +16,9 @@ from urllib.parse import unquote
 
 from rbee.adapters import shipped
 from rbee.adapters.sources.base import Located, SourceFile, safe_filename
+from rbee.core import model_files
 from rbee.core.errors import Insufficient, Interrupted, InvalidRequest, NotFound
+from rbee.core.sources import SourceProvider, rest_of, supports
 
 CHUNK = 2**20
 #: Linux: make a file share all blocks of another.
@@ -24,36 +27,68 @@ OnBytes = Callable[[int, "int | None"], None]
 
 
 class LocalFile:
-    """A file of the hive's machine, by its absolute path."""
+    """A file or an MLC folder of the hive's machine, by its absolute path; of a split GGUF, any part."""
 
-    name = "local file"
+    def __init__(self, provider: SourceProvider, config_dir: Path) -> None:
+        self.provider = provider
+        self.name = provider.title
 
     def supports(self, source: str) -> bool:
-        return source.startswith("file:")
+        return supports(self.provider, source)
 
     async def locate(self, source: str, revision: str | None) -> Located:
-        path = Path(unquote(source[7:]) if source.startswith("file://") else source[5:])
-        if not path.is_absolute():
+        """Raises InvalidRequest, NotFound."""
+        rest = rest_of(self.provider, source)
+        path = Path(unquote(rest[2:]) if rest.startswith("//") else rest)
+        if not path.is_absolute() or "\0" in rest:
             raise InvalidRequest(f"The source {source!r} has no absolute path.", mend="Write file:/absolute/path.gguf.")
-        if not path.exists():
-            raise NotFound(f"There is no file {path} on the hive's machine.")
-        if not path.is_file():
-            raise InvalidRequest(f"{path} is not a file.")
-        found = SourceFile(filename=safe_filename(path.name), path=path.resolve(), size=path.stat().st_size)
-        return Located(files=(found,))
+        return await asyncio.to_thread(_located, path)
 
 
 class Builtin:
     """A model that comes with rbee."""
 
-    name = "builtin"
+    def __init__(self, provider: SourceProvider, config_dir: Path) -> None:
+        self.provider = provider
+        self.name = provider.title
 
     def supports(self, source: str) -> bool:
-        return source.startswith("builtin:")
+        return supports(self.provider, source)
 
     async def locate(self, source: str, revision: str | None) -> Located:
-        path = shipped.builtin_model(source.removeprefix("builtin:"))
+        path = shipped.builtin_model(rest_of(self.provider, source))
         return Located(files=(SourceFile(filename=path.name, path=path, size=path.stat().st_size),))
+
+
+def _located(path: Path) -> Located:
+    where = f"The folder {path.parent}"
+    if path.is_dir():
+        return _folder(path)
+    names = model_files.shards(path.name)
+    if len(names) == 1 and not path.exists():
+        raise NotFound(f"There is no file {path} on the hive's machine.")
+    if path.exists() and not path.is_file():
+        raise InvalidRequest(f"{path} is not a file.")
+    present = [n for n in names if (path.parent / n).is_file()]
+    if not present:
+        raise NotFound(f"There is no file {path} on the hive's machine.")
+    return Located(files=tuple(_file(path.parent / n) for n in model_files.whole(path.name, present, where)))
+
+
+def _folder(path: Path) -> Located:
+    names = sorted(p.name for p in path.iterdir() if p.is_file())
+    if model_files.is_mlc(names):
+        files = model_files.mlc_files(names, f"The folder {path}")
+        return Located(files=tuple(_file(path / n) for n in files), format="mlc")
+    ggufs = [n for n in names if model_files.is_weights(n)]
+    named = f" It has {', '.join(ggufs[:5])}." if ggufs else ""
+    raise InvalidRequest(
+        f"{path} is a folder, and no MLC model.{named}", mend="Name the .gguf file in it." if ggufs else ""
+    )
+
+
+def _file(path: Path) -> SourceFile:
+    return SourceFile(filename=safe_filename(path.name), path=path.resolve(), size=path.stat().st_size)
 
 
 def place(path: Path, target: Path, on_bytes: OnBytes, cancelled: Event, *, ours: bool = False) -> str:

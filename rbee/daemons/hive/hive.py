@@ -14,7 +14,7 @@ from rbee.adapters import process, system
 from rbee.adapters.catalog import ModelCatalog, WorkerBinaryCatalog
 from rbee.adapters.paths import Paths
 from rbee.adapters.secrets import Token
-from rbee.adapters.sources import Builtin, HuggingFace, LocalFile, Url
+from rbee.adapters.sources import build_sources, shipped_sources
 from rbee.contracts.configs import HiveConfig
 from rbee.contracts.heartbeat import MonitorData
 from rbee.core.lifecycle import Limits
@@ -24,6 +24,8 @@ from rbee.daemons.hive.downloads import Downloads
 from rbee.daemons.hive.heartbeat import Heartbeat
 from rbee.daemons.hive.hive_ops import HiveOps, only_for
 from rbee.daemons.hive.model_ops import ModelOps
+from rbee.daemons.hive.preload import Preloader
+from rbee.daemons.hive.preload_ops import PreloadOps
 from rbee.daemons.hive.sight import Sight
 from rbee.daemons.hive.supervisor import Supervisor
 from rbee.daemons.hive.worker_ops import WorkerOps
@@ -47,9 +49,11 @@ class Hive:
         self.supervisor = Supervisor(
             paths.workers, self.listener.host, config.worker_ports, system.cores, self.heartbeat.worker_changed, limits
         )
+        self.preloader = Preloader(lambda model: bool(self.supervisor.using(model)), config.preload_budget_mb)
+        self.supervisor.on_begin = self.preloader.note_start
         self.devices = Devices(self.supervisor.on_device)
         self.sight = Sight(config, paths, self.devices, self.models, self.binaries, self.supervisor)
-        sources = (HuggingFace(paths.config / "hf-token"), Url(), LocalFile(), Builtin())
+        sources = build_sources((*shipped_sources(), *config.sources), paths.config)
         self.downloads = Downloads(self.models, sources, self.heartbeat.model_changed)
         self._token_file = _token_file(config, paths) if token else None
         self._lock: process.Lock | None = None
@@ -70,6 +74,7 @@ class Hive:
                     self.heartbeat,
                 ).handlers(),
                 **self.devices.handlers(),
+                **PreloadOps(self.models, self.preloader).handlers(),
                 **HiveOps(self.config.hive_id).handlers(),
             },
         )
@@ -98,6 +103,7 @@ class Hive:
         """Stop downloads (their parts stay) and watching; keep the workers running; let go of the lock."""
         self.closing()
         await self.downloads.stop()
+        await self.preloader.stop()
         await self.supervisor.stop()
         if self._lock is not None:
             self._lock.release()
