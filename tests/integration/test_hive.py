@@ -98,7 +98,9 @@ async def test_worker_from_spawn_to_delete(hive: HiveClient) -> None:
         assert (await answer.json())["choices"][0]["message"]["content"]
 
     record = await only(hive)
-    assert (record.worker_id, record.pid, record.port, record.status) == ("w1", spawned.pid, spawned.port, "ready")
+    assert (record.worker_id, record.pid, record.port) == ("w1", spawned.pid, spawned.port)
+    # As of the last look, which may have come in the middle of that request.
+    assert record.status in ("ready", "busy")
     assert (record.model, record.engine, record.device, record.slots) == ("bee-tiny", "llama-cpp", "cpu", 1)
     assert record.mark == MARK
     assert record.memory_mb is not None
@@ -312,8 +314,9 @@ async def test_worker_that_keeps_dying_is_failed_with_the_reason(hive: HiveClien
     await until(given_up, 40)
     worker = await only(hive)
     assert worker.reason is not None
-    assert "killed by signal 9 (SIGKILL)" in worker.reason
-    assert len(killed) == 4
+    assert worker.reason.startswith("It crashed 5 times within ")
+    assert "killed by SIGKILL (by somebody, or by the kernel for lack of memory)" in worker.reason
+    assert len(killed) == 5
     # A failed one is replaced by the next of its name, whatever its digest.
     assert (await hive.run(spawn(digest="d2"))).response.status == "ready"
 
