@@ -2,6 +2,7 @@
 """The daemons' composition roots: settings and token read, adapters built, the process run to its end.
 
 `queen-rbee`, `rbee-hive` and `llm-worker-rbee --config FILE`; also `python -m rbee.cli.daemons queen|hive|worker`.
+`rbee-hive COMMAND` is the hive's own tool (`rbee.cli.hive_cmds`).
 Exit codes: 0 stopped as asked, 1 could not start or go on, 2 the settings forbid it.
 """
 
@@ -26,7 +27,7 @@ def queen() -> None:
 
 
 def hive() -> None:
-    """`rbee-hive`: the hive of a machine."""
+    """`rbee-hive`: the hive of a machine; with a command, what can be asked of it."""
     sys.exit(_main("hive", None))
 
 
@@ -38,9 +39,18 @@ def worker() -> None:
 def _main(who: str, argv: list[str] | None) -> int:
     # Until the event loop listens for it, which takes imports: by default it would end the process.
     signal.signal(signal.SIGHUP, lambda number, frame: None)
-    parser = argparse.ArgumentParser(prog={"queen": "queen-rbee", "hive": "rbee-hive"}.get(who, "llm-worker-rbee"))
+    # Words behind are of the hive's own tool, which also tells how all of it is used.
+    parser = argparse.ArgumentParser(
+        prog={"queen": "queen-rbee", "hive": "rbee-hive"}.get(who, "llm-worker-rbee"),
+        add_help=who != "hive",
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", type=Path, default=os.environ.get("RBEE_CONFIG"), help="settings file (JSON)")
-    said = parser.parse_args(argv)
+    said, words = parser.parse_known_args(argv)
+    if who == "hive" and words not in ([], ["run"]):
+        return _hive_command(words, said.config)
+    if who != "hive" and words:
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
     config = Path(said.config) if said.config is not None else None
     try:
         if who == "queen":
@@ -71,6 +81,17 @@ def _hive(path: Path | None) -> None:
     from rbee.cli.compose import run_hive
 
     run_hive(path)
+
+
+def _hive_command(words: list[str], config: Path | str | None) -> int:
+    """`rbee-hive COMMAND ...`: the settings' file may be named before the command too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if config is not None:
+        os.environ["RBEE_CONFIG"] = str(config)
+    from rbee.cli.hive_cmds import main
+
+    main(words, prog_name="rbee-hive")
+    return 0
 
 
 def _worker(path: Path | None) -> int:

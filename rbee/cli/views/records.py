@@ -55,7 +55,7 @@ def render(answer: Any, now: datetime) -> Iterator[str]:
     said = [(f.name, getattr(answer, f.name)) for f in own]
     if own and dataclasses.is_dataclass(said[0][1]):  # `ModelGetResponse.model`: the thing itself
         yield from _details(said[0][1], now)
-        said = said[1:]
+        said = [(n, v) for n, v in said[1:] if not _nothing(v)]
     plain = [(n, v) for n, v in said if not _is_list(answer, n) and not dataclasses.is_dataclass(v)]
     lists = [(n, getattr(answer, n)) for n, _ in said if _is_list(answer, n)]
     if lists and len(said) - len(lists) == len(plain) and said[0][0] == lists[0][0]:

@@ -45,7 +45,7 @@ def age(moment: str, now: datetime) -> str:
         return harmless(moment)
     if then.tzinfo is None:
         then = then.replace(tzinfo=timezone.utc)
-    seconds = (now - then).total_seconds()
+    seconds = int((now - then).total_seconds())
     return f"{duration(seconds)} ago" if seconds >= 1 else "now"
 
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A machine of a test's own on which `rbee-hive` is typed: real processes, with a daemon or without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rbee.adapters import process
+from rbee.adapters.paths import Paths, write_atomic
+from rbee.contracts import codec
+from rbee.contracts.configs import HiveConfig
+from rbee.daemons.app import free_port
+from tests.support.hive import free_range, install_engine, settings
+from tests.support.workers import ROOT, llama_cpp
+
+ARGV = [sys.executable, "-m", "rbee.cli.daemons", "hive"]
+
+
+class Typed:
+    """What a command said, and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def lines(self) -> list[Any]:
+        """Of `-o json`."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def __repr__(self) -> str:
+        return f"exit code {self.code}\n{self.out}\n{self.err}"
+
+
+class HiveMachine:
+    """`bare`: nothing was ever applied here. Whatever workers are left are ended with the block."""
+
+    def __init__(self, root: Path, *, bare: bool = False) -> None:
+        self.root = root
+        self.paths = Paths(**{k: root / k / "rbee" for k in ("config", "cache", "data", "state")})
+        names = {"config": "CONFIG", "cache": "CACHE", "data": "DATA", "state": "STATE"}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("RBEE_")}
+        self.env = kept | {f"XDG_{v}_HOME": str(root / k) for k, v in names.items()} | {"NO_COLOR": "1"}
+        self.config = settings(free_range(), listen=f"127.0.0.1:{free_port()}")
+        if not bare:
+            self.write(self.config)
+            install_engine(self.paths, llama_cpp())
+
+    def write(self, config: HiveConfig) -> None:
+        self.config = config
+        write_atomic(self.paths.hive_config, codec.encode_pretty(config), 0o600)
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*ARGV, *words], env=self.env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def end(self, begun: subprocess.Popen[str], seconds: float = 90) -> Typed:
+        out, err = begun.communicate(timeout=seconds)
+        return Typed(begun.returncode, out, err)
+
+    def type(self, *words: str) -> Typed:
+        return self.end(self.begin(*words))
+
+    @contextmanager
+    def daemon(self) -> Iterator[subprocess.Popen[str]]:
+        with (self.root / "hive.log").open("ab") as log:
+            begun = subprocess.Popen(ARGV, env=self.env, cwd=ROOT, text=True, stdout=log, stderr=log)
+        try:
+            wait(lambda: self._ready(begun), "the daemon")
+            yield begun
+        finally:
+            begun.send_signal(signal.SIGTERM)
+            begun.wait(60)
+
+    def _ready(self, begun: subprocess.Popen[str]) -> bool:
+        assert begun.poll() is None, (self.root / "hive.log").read_text()
+        try:
+            with urllib.request.urlopen(f"http://{self.config.listen}/readyz") as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def clear(self) -> None:
+        """End what was spawned here."""
+        for found in self.paths.workers.glob("*/process.json"):
+            told = json.loads(found.read_text())
+            who = process.identify(int(told.get("pid") or 0))
+            if who is not None and who.start_time == told.get("start_time"):
+                process.stop(who, 5)
+
+
+def wait(true: Callable[[], Any], what: str, seconds: float = 60) -> None:
+    """Until `true()` is."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.02)
