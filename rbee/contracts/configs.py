@@ -29,6 +29,8 @@ class HiveConfig:
     heartbeat_interval: float = defaults.HEARTBEAT_INTERVAL
     #: The fleet's own model sources, beside those that come with rbee.
     sources: tuple[SourceProvider, ...] = ()
+    #: What preloaded models may take together; None: half of what is available when one is to be preloaded.
+    preload_budget_mb: int | None = None
     release: str = ""
 
 

@@ -16,7 +16,7 @@ from rbee.adapters.paths import Paths
 from rbee.adapters.secrets import Token
 from rbee.adapters.sources import build_sources, shipped_sources
 from rbee.contracts.configs import HiveConfig
-from rbee.contracts.heartbeat import MonitorData
+from rbee.contracts.heartbeat import ModelChange, MonitorData
 from rbee.core.lifecycle import Limits
 from rbee.daemons import access
 from rbee.daemons.hive.devices import Devices
@@ -54,7 +54,7 @@ class Hive:
         self.devices = Devices(self.supervisor.on_device)
         self.sight = Sight(config, paths, self.devices, self.models, self.binaries, self.supervisor)
         sources = build_sources((*shipped_sources(), *config.sources), paths.config)
-        self.downloads = Downloads(self.models, sources, self.heartbeat.model_changed)
+        self.downloads = Downloads(self.models, sources, self._model_changed)
         self._token_file = _token_file(config, paths) if token else None
         self._lock: process.Lock | None = None
 
@@ -115,6 +115,11 @@ class Hive:
             if record.status == "downloading":
                 error = "The hive ended during the download; download it again to go on."
                 self.models.put(replace(record, status="failed", error=error), system.now())
+
+    def _model_changed(self, change: ModelChange) -> None:
+        if change.action == "removed":
+            self.preloader.forget(change.model_id)
+        self.heartbeat.model_changed(change)
 
     async def _monitor(self) -> MonitorData:
         return await self.sight.monitor()

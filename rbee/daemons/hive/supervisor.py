@@ -64,6 +64,8 @@ class Supervisor:
         self._session: aiohttp.ClientSession | None = None
         self.vitals = Vitals(self._workers.values)
         self.closing = False
+        #: Told of the model, and where it is, when a worker of it is begun.
+        self.on_begin: Callable[[str, str], None] = lambda model, path: None
         #: Whether `start` starts again what died while no hive was there.
         self.revive = True
 
@@ -217,6 +219,7 @@ class Supervisor:
         folder = WorkerFolder.of(self._root, worker_id)
         worker = Managed(config=config, folder=folder, state=state)
         self._workers[worker_id] = worker
+        self.on_begin(config.model, config.model_path)
         self._live(worker, former)
         return worker
 
