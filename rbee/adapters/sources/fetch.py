@@ -4,40 +4,57 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import hashlib
-import os
-import re
-import shutil
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from rbee.adapters.paths import write_atomic
 from rbee.adapters.sources.base import SourceFile
-from rbee.contracts import codec, defaults
-from rbee.core.errors import Insufficient, NotFound, RbeeError, Unauthorized, Unreachable
+from rbee.adapters.sources.fetch_http import Again, Useless, reason
+from rbee.adapters.sources.fetch_lane import Lane
+from rbee.adapters.sources.fetch_part import Digest, Origin, Part
+from rbee.adapters.sources.fetch_ranges import Range
+from rbee.contracts import defaults
+from rbee.core.errors import RbeeError, Unreachable
 
-CHUNK = 2**20
+__all__ = ["Fetched", "Origin", "Tuning", "fetch"]
+
 #: Tries without a single new byte before giving up; any progress starts the count again.
 TRIES = 6
-#: Bytes that may wait unread: when a connection breaks, what waits is lost.
+#: Bytes that may wait unread in a connection: when it breaks, what waits is lost.
 BUFFER = 2**17
-#: A connection that says nothing for this long has stalled.
-SILENCE = 30.0
-#: Left free on the disk beside the file itself.
-SPARE = 16 * 2**20
+#: Seconds between two notes of which ranges are here.
+NOTE_EVERY = 2.0
 
 OnBytes = Callable[[int, "int | None"], None]
 
 
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-    def hexdigest(self) -> str: ...
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What decides how a file is fetched; the defaults are for the world as it is."""
+
+    #: A connection that says nothing for so many seconds has stalled,
+    silence: float = 30.0
+    #: and one that brings fewer bytes a second over as long a time.
+    floor: float = 1024.0
+    #: Connections for one file, where its server allows ranges and it is as large as this,
+    connections: int = 4
+    parallel_from: int = 64 * 2**20
+    #: and the first connection is slower than this (bytes a second): a faster one is not what holds the download up.
+    fast: float = 400e6
+    #: The smallest range that a connection takes at a time.
+    block: int = 16 * 2**20
+    #: How often its speed is looked at.
+    probe: float = 1.0
+    backoff: float = defaults.BACKOFF_FIRST
+
+    def block_of(self, total: int) -> int:
+        """Ranges in order and not too large, so that what is hashed is still in the page cache; not too many."""
+        return min(max(self.block, total // 256), max(self.block, 256 * 2**20))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,232 +63,254 @@ class Fetched:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Beside a `.part`: what it is the beginning of. A part of anything else is thrown away."""
-
-    url: str
-    #: Strong ETag or Last-Modified, for If-Range.
-    validator: str | None = None
-    size: int | None = None
-    sha256: str | None = None
-
-
-class _Again(Exception):
-    """This try failed, the next one may not."""
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-async def fetch(file: SourceFile, target: Path, expected: str | None, on_bytes: OnBytes, tries: int = TRIES) -> Fetched:
+async def fetch(
+    file: SourceFile,
+    target: Path,
+    expected: str | None,
+    on_bytes: OnBytes,
+    tries: int = TRIES,
+    *,
+    part: Path | None = None,
+    tuning: Tuning | None = None,
+) -> Fetched:
     """Download `file.url` to `target` (renamed into place when whole and right).
 
-    `expected` is the SHA-256 it must have, else what the source says. `on_bytes(done, total)` is called as they
-    come. What is there of an earlier try is kept and continued, if the server still has the same file. Cancelling
-    keeps the part too. Raises RbeeError: insufficient_resources (before a byte is written when the size is
-    known), checksum_mismatch, not_found, unauthorized, unreachable.
+    `expected` is the SHA-256 it must have, else what the source says; its MD5 is checked where that is all the source
+    says. `on_bytes(done, total)` is called as they come. What is there of an earlier try, in `part` (default: beside
+    the target), is kept and continued, if the server still has the same file; so it is after a kill at any moment.
+    Cancelling keeps it too. Raises RbeeError: insufficient_resources (before a byte is written when the size is
+    known), checksum_mismatch, wrong_length, not_found, unauthorized, download_failed, unreachable.
     """
-    download = _Download(file, target, expected or file.sha256, on_bytes, tries)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=defaults.CONNECT_TIMEOUT * 2, sock_read=SILENCE)
+    part = part or target.with_name(f"{target.name}.part")
+    tuning = tuning or Tuning()
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=defaults.CONNECT_TIMEOUT * 2, sock_read=tuning.silence)
     # Bytes as they are in the file: no decompression.
     async with aiohttp.ClientSession(
         timeout=timeout, auto_decompress=False, headers={"Accept-Encoding": "identity"}, read_bufsize=BUFFER
     ) as session:
-        return await download.run(session)
+        with ThreadPoolExecutor(max_workers=tuning.connections + 1, thread_name_prefix="fetch") as pool:
+            download = Download(file, part, expected or file.sha256, on_bytes, tries, tuning, session, pool)
+            try:
+                return await download.run(target)
+            finally:
+                await download.close()
 
 
-class _Download:
-    """One download; a single task uses it."""
+class Download:
+    """One download; a single task uses it, its lanes are tasks of it."""
 
-    def __init__(self, file: SourceFile, target: Path, expected: str | None, on_bytes: OnBytes, tries: int) -> None:
+    def __init__(
+        self,
+        file: SourceFile,
+        part: Path,
+        expected: str | None,
+        on_bytes: OnBytes,
+        tries: int,
+        tuning: Tuning,
+        session: aiohttp.ClientSession,
+        pool: ThreadPoolExecutor,
+    ) -> None:
         assert file.url is not None
-        self.tries = tries
-        self.file, self.target, self.expected, self.on_bytes = file, target, expected, on_bytes
-        self.url = file.url
+        self.url: str = file.url
         self.host = urlsplit(file.url).hostname or file.url
-        self.part = target.with_name(f"{target.name}.part")
-        self.note = target.with_name(f"{target.name}.part.json")
-        self.origin = Origin(url=self.url, size=file.size, sha256=expected)
-        self.done = 0
-        self.hash: _Hash = hashlib.sha256()
+        self.file, self.expected, self.on_bytes, self.tries = file, expected, on_bytes, tries
+        self.tuning, self.session, self.pool = tuning, session, pool
+        self.part = Part(part, Origin(url=file.url, size=file.size, sha256=expected))
+        self.total: int | None = file.size
+        #: Whether more than one connection has written: then the note says which ranges are here.
+        self.gaps = False
+        self._digest = self._new_digest()
+        self._hashing: asyncio.Future[None] | None = None
+        self._lanes: list[asyncio.Task[None]] = []
+        self._held: Range | None = None
+        self._noting: asyncio.Task[None] | None = None
+        self._noted = asyncio.Event()
+        self._writing: set[asyncio.Task[None]] = set()
 
-    async def run(self, session: aiohttp.ClientSession) -> Fetched:
-        await asyncio.to_thread(self._take_up)
+    def _new_digest(self) -> Digest:
+        return Digest(self.part.path, md5=self.expected is None and self.file.md5 is not None)
+
+    async def run(self, target: Path) -> Fetched:
+        await asyncio.to_thread(self.part.take_up)
+        self.gaps = self.part.ranges.has_gaps
+        if self.total is None:
+            self.total = self.part.origin.size
         if self.file.size is not None:
-            await asyncio.to_thread(self._room_for, self.file.size)
-        resumed = self.done > 0
-        await self._until_whole(session)
-        digest = self.hash.hexdigest()
-        if self.expected is not None and digest != self.expected and resumed:
+            await asyncio.to_thread(self.part.room_for, self.file.size)
+        resumed = self.part.ranges.count > 0
+        sha256, wrong = await self._whole()
+        if wrong and resumed:
             # The beginning may have been of another file: once more, from the start.
-            self._forget()
-            await self._until_whole(session)
-            digest = self.hash.hexdigest()
-        if self.expected is not None and digest != self.expected:
-            self._forget()
+            await self.forget()
+            sha256, wrong = await self._whole()
+        if wrong:
+            await self.forget()
             raise RbeeError(
-                f"The file from {self.host} has SHA-256 {digest}, not {self.expected}. It was thrown away.",
+                f"The file from {self.host} has {wrong}. It was thrown away.",
                 code="checksum_mismatch",
                 mend="The source has changed or the transfer was tampered with: check the revision and digest.",
             )
-        await asyncio.to_thread(self._publish)
-        return Fetched(size=self.done, sha256=digest)
+        size = self.part.ranges.count
+        await asyncio.to_thread(self.part.publish, target)
+        return Fetched(size=size, sha256=sha256)
 
-    async def _until_whole(self, session: aiohttp.ClientSession) -> None:
+    async def close(self) -> None:
+        """Whatever happened: no task or thread is left, and what is here is noted."""
+        await self._quiet()
+        self.part.close()
+
+    async def _quiet(self) -> None:
+        await self._dismiss()
+        if self._writing:
+            await asyncio.wait(self._writing)
+        self._digest.stop()
+        if self._hashing is not None:
+            await asyncio.wait({self._hashing})
+            self._hashing = None
+
+    async def _whole(self) -> tuple[str, str]:
+        """Until all bytes are here and hashed: their SHA-256, and what is wrong with them, if anything."""
         failures = 0
+        self.catch_up()
         while True:
-            before = self.done
+            before = self.part.ranges.count
             try:
-                await self._once(session)
-                return
-            except (aiohttp.ClientError, asyncio.TimeoutError, _Again, ConnectionError) as e:
-                failures = 1 if self.done > before else failures + 1
+                await self._once()
+                break
+            except (aiohttp.ClientError, asyncio.TimeoutError, Again, ConnectionError) as e:
+                if isinstance(e, Useless):
+                    await self.forget()
+                barren = isinstance(e, Again) and e.barren
+                failures = 1 if self.part.ranges.count > before and not barren else failures + 1
                 if failures >= self.tries:
                     raise Unreachable(
-                        f"The download from {self.host} failed {failures} times in a row: {_reason(e)}.",
+                        f"The download from {self.host} failed {failures} times in a row: {reason(e)}.",
                         mend="What is there is kept; the same download continues from it.",
                     ) from None
-                said = e.wait if isinstance(e, _Again) else None
-                await asyncio.sleep(said or min(defaults.BACKOFF_MAX, defaults.BACKOFF_FIRST * 2**failures))
+                await asyncio.sleep(self.wait_of(e, failures))
+        while self._digest.hashed < self.part.ranges.frontier:
+            self.catch_up()
+            assert self._hashing is not None
+            await self._hashing
+        sha256, md5 = self._digest.result()
+        if self.expected is not None and sha256 != self.expected:
+            return sha256, f"SHA-256 {sha256}, not {self.expected}"
+        if md5 is not None and md5 != self.file.md5:
+            return sha256, f"MD5 {md5}, not {self.file.md5}"
+        return sha256, ""
 
-    async def _once(self, session: aiohttp.ClientSession) -> None:
-        headers = dict(self.file.headers)
-        if self.done:
-            headers["Range"] = f"bytes={self.done}-"
-            if self.origin.validator:
-                headers["If-Range"] = self.origin.validator
-        async with session.get(self.url, headers=headers) as answer:
-            if answer.status == 416 and self.done == _total_of(answer):
-                return
-            self._refuse(answer)
-            starts = _range_start(answer) if answer.status == 206 else 0
-            if starts != self.done:
-                self._forget()
-                if starts:
-                    raise _Again(f"the server sent a range from {starts}")
-            total = await asyncio.to_thread(self._expect, answer, starts)
-            await self._pour(answer, total)
-            if total is not None and self.done != total:
-                raise _Again(f"it ended after {self.done} of {total} bytes")
+    def wait_of(self, error: Exception, failures: int) -> float:
+        """What the server asks for; else longer each time, and not all at the same moment."""
+        if isinstance(error, Again) and error.wait is not None:
+            return error.wait
+        longest: float = min(defaults.BACKOFF_MAX, self.tuning.backoff * 2 ** min(failures, 16))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 
-    def _refuse(self, answer: aiohttp.ClientResponse) -> None:
-        status = answer.status
-        if status in (200, 206):
-            return
-        if status in (408, 425, 429) or status >= 500:
-            wait = answer.headers.get("Retry-After", "")
-            raise _Again(f"{self.host} answers {status}", min(float(wait), 60.0) if wait.isdigit() else None)
-        if status == 416:
-            self._forget()
-            raise _Again("the server has fewer bytes than are here already")
-        if status in (401, 403):
-            raise Unauthorized(f"{self.host} answers {status}: it wants a token, or refuses the one given.")
-        if status in (404, 410):
-            raise NotFound(f"{self.host} has no such file ({status}).", mend="Check the source.")
-        raise RbeeError(f"{self.host} answers {status} {answer.reason}.", code="download_failed")
-
-    def _expect(self, answer: aiohttp.ClientResponse, starts: int) -> int | None:
-        """Note what comes, check it against what the source said, check the disk; the whole size if known."""
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise RbeeError(f"{self.host} sends the file compressed, though asked not to.", code="download_failed")
-        total = starts + answer.content_length if answer.content_length is not None else None
-        said = self.file.size
-        if said is not None and total is not None and said != total:
-            raise RbeeError(f"{self.host} sends {total} bytes, its index says {said}.", code="wrong_length")
-        tag = answer.headers.get("ETag")
-        validator = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified")
-        self.origin = Origin(url=self.url, validator=validator, size=total, sha256=self.expected)
-        if total is not None:
-            self._room_for(total)
-        write_atomic(self.note, codec.encode_pretty(self.origin), 0o600)
-        return total or said
-
-    async def _pour(self, answer: aiohttp.ClientResponse, total: int | None) -> None:
-        """Read on while the former piece is hashed and written by a thread."""
-        writing: asyncio.Future[None] | None = None
-        file = self.part.open("ab")
+    async def _once(self) -> None:
+        """The first missing bytes, as long as the connection lasts; then the ranges that no other lane has taken."""
         try:
-            async for piece in answer.content.iter_chunked(CHUNK):
-                if writing is not None:
-                    await writing
-                if total is not None and self.done + len(piece) > total:
-                    self._forget()
-                    raise _Again(f"the server sent more than {total} bytes")
-                self.done += len(piece)
-                writing = asyncio.ensure_future(asyncio.to_thread(self._write, file, piece))
-                self.on_bytes(self.done, total)
-            if writing is not None:
-                await writing
-        except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Insufficient(
-                    f"The disk of {self.part.parent} is full.", mend="Make room; it continues."
-                ) from None
-            raise
+            whole = await Lane(self).first()
+            self._let_go()
+            while not whole and not self.part.ranges.whole(self.total):
+                if not await Lane(self).next():
+                    # The others have the rest; what they leave is taken up after them.
+                    await asyncio.gather(*self._lanes)
         finally:
-            # Also when cancelled: `done` counts what a thread is still writing.
+            self._let_go()
+            await self._dismiss()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self.part.ranges.release(self._held)
+            self._held = None
+
+    async def spread(self, written: int, at: int) -> int | None:
+        """More connections from now on, for what comes after the range that the first one goes on with; its end."""
+        assert self.total is not None
+        if self.tuning.connections < 2:
+            return None
+        hold = (
+            written,
+            min(at + self.tuning.block_of(self.total), self.total, self.part.ranges.wall(at) or self.total),
+        )
+        self._held = hold
+        self.part.ranges.hold(hold)
+        # Noted before a byte is written behind a gap: from now on the file's length tells nothing.
+        self.gaps = True
+        await asyncio.to_thread(self.save_note)
+        self._noting = asyncio.create_task(self._note_now_and_then())
+        self._lanes = [asyncio.create_task(self._beside()) for _ in range(self.tuning.connections - 1)]
+        return hold[1]
+
+    async def _beside(self) -> None:
+        """A further connection: takes ranges while there are any. Whatever it meets, the first one goes on."""
+        failures = 0
+        while failures < self.tries:
             try:
-                if writing is not None:
-                    await asyncio.wait([writing])
-            finally:
-                file.close()
+                if not await Lane(self).next():
+                    return
+                failures = 0
+            except (asyncio.TimeoutError, aiohttp.ClientError, ConnectionError) as e:
+                failures += 1
+                await asyncio.sleep(self.wait_of(e, failures))
+            except (Again, RbeeError):
+                # Refused, or too many: this server wants fewer connections.
+                return
 
-    def _write(self, file: IO[Any], piece: bytes) -> None:
-        file.write(piece)
-        file.flush()
-        self.hash.update(piece)
+    async def _dismiss(self) -> None:
+        """No other lane any more; what they brought is noted."""
+        lanes, self._lanes = self._lanes, []
+        noting, self._noting = self._noting, None
+        for lane in lanes:
+            lane.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+        if noting is not None:
+            self._noted.set()
+            await asyncio.wait({noting})
+            self._noted.clear()
 
-    def _room_for(self, total: int) -> None:
-        self.part.parent.mkdir(parents=True, exist_ok=True)
-        free, need = shutil.disk_usage(self.part.parent).free, total - self.done
-        if free < need + SPARE:
-            raise Insufficient(
-                f"The download needs {need / 1e6:.1f} MB more, {self.part.parent} has {free / 1e6:.1f} MB free.",
-                mend="Make room, or delete models that are not used.",
-            )
+    async def _note_now_and_then(self) -> None:
+        """Until told that it is enough, and once more then."""
+        ended = False
+        while not ended:
+            await asyncio.wait({waiting := asyncio.ensure_future(self._noted.wait())}, timeout=NOTE_EVERY)
+            ended = self._noted.is_set()
+            waiting.cancel()
+            await asyncio.to_thread(self.save_note)
 
-    def _take_up(self) -> None:
-        """Continue an earlier try, if it was of the same file and the rest can be told to belong to it."""
-        self.part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            known = codec.decode(Origin, self.note.read_bytes())
-        except (OSError, codec.CodecError):
-            return self._forget()
-        same = known.sha256 == self.expected if self.expected else known.url == self.url and known.validator is not None
-        if not same or not self.part.is_file():
-            return self._forget()
-        self.origin = known
-        with self.part.open("rb") as f:
-            while piece := f.read(CHUNK):
-                self.hash.update(piece)
-                self.done += len(piece)
-        return None
+    def save_note(self) -> None:
+        self.part.save_note(gaps=self.gaps)
 
-    def _forget(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
-        self.done, self.hash = 0, hashlib.sha256()
+    async def forget(self) -> None:
+        """Throw away what is here, and begin again."""
+        await self._quiet()
+        self._held = None
+        await asyncio.to_thread(self.part.forget)
+        self.gaps, self.total = False, self.file.size
+        self._digest = self._new_digest()
 
-    def _publish(self) -> None:
-        with self.part.open("rb") as f:
-            os.fsync(f.fileno())
-        self.part.replace(self.target)
-        self.note.unlink(missing_ok=True)
+    def write(self, start: int, pieces: list[bytes]) -> asyncio.Task[None]:
+        """Into the file, by a thread; not cancelled with whoever asks."""
+        task = asyncio.ensure_future(self._write(start, pieces))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        return task
 
+    async def _write(self, start: int, pieces: list[bytes]) -> None:
+        size = await asyncio.get_running_loop().run_in_executor(self.pool, self.part.write, start, pieces)
+        self.part.ranges.add(start, start + size)
+        self._digest.offer(start, pieces)
+        self.catch_up()
+        self.on_bytes(self.part.ranges.count, self.total)
 
-def _range_start(answer: aiohttp.ClientResponse) -> int:
-    found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-    return int(found.group(1)) if found else -1
+    def catch_up(self) -> None:
+        """Let a thread hash what is here in order; one at a time."""
+        frontier = self.part.ranges.frontier
+        if self._digest.hashed >= frontier or (self._hashing is not None and not self._hashing.done()):
+            return
+        self._hashing = asyncio.get_running_loop().run_in_executor(self.pool, self._digest.catch_up, frontier)
+        self._hashing.add_done_callback(self._caught_up)
 
-
-def _total_of(answer: aiohttp.ClientResponse) -> int | None:
-    found = re.match(r"bytes \*/(\d+)", answer.headers.get("Content-Range", ""))
-    return int(found.group(1)) if found else None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, asyncio.TimeoutError):
-        return "it stalled"
-    return str(error) or type(error).__name__
+    def _caught_up(self, hashed: asyncio.Future[None]) -> None:
+        if hashed is self._hashing and not hashed.cancelled() and hashed.exception() is None:
+            self.catch_up()
