@@ -3,92 +3,116 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from rbee.adapters.catalog.folders import scan, shown
+from rbee.adapters.catalog.reading import METADATA, Reading
 from rbee.adapters.paths import write_atomic
 from rbee.contracts import codec
 from rbee.core.slug import slug
 
 E = TypeVar("E")
-METADATA = "metadata.json"
+_LEAVING = ".removed-"
 
 
 class FilesystemCatalog(Generic[E]):
     """Entries of type `E`, one in each folder of `root`.
 
     Survives any crash: metadata is written whole or not at all, a folder leaves by one rename. What cannot be read
-    becomes an entry made by `broken(folder, reason)`, so that one bad file never hides the others. Folders without
-    metadata are no entries (a first download that has not ended). Safe to call from several threads.
+    becomes an entry made by `broken(folder, reason)`, so that one bad file never hides the others; such an entry is
+    found and removed by its folder's name. Folders without metadata are no entries (a first download that
+    has not ended). `checked` looks at what an entry tells of, see `Reading`.
+
+    Safe to call from several threads and processes: writers take turns by a lock on the root, readers need none.
     """
 
-    def __init__(self, root: Path, kind: type[E], broken: Callable[[Path, str], E]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        kind: type[E],
+        broken: Callable[[Path, str], E],
+        checked: Callable[[str, E], tuple[E, bool]] | None = None,
+    ) -> None:
         self.root = root
-        self._kind = kind
-        self._broken = broken
-        #: Entries as last read, by folder name, with the stamp of the file they were read from.
-        self._seen: dict[str, tuple[tuple[int, int, int], E]] = {}
+        self._reading = Reading(root, kind, broken, checked)
 
     def folder(self, artifact_id: str) -> Path:
         """The folder of an id, made or not; always directly under the root."""
         return self.root / slug(artifact_id)
 
     def entries(self) -> list[E]:
-        """All entries, in the order of their folder names."""
-        try:
-            with os.scandir(self.root) as found:
-                names = sorted(e.name for e in found if not e.name.startswith(".") and e.is_dir())
-        except FileNotFoundError:
-            names = []
-        for gone in set(self._seen) - set(names):
-            self._seen.pop(gone, None)
-        return [entry for name in names if (entry := self._read(name)) is not None]
+        """All entries, in the order of their folder names. Raises OSError when the root cannot be read."""
+        return self._reading.all(scan(self.root))
 
     def get(self, artifact_id: str) -> E | None:
-        """The entry of an id; None when there is none."""
-        return self._read(slug(artifact_id))
+        """The entry of an id, looked at closely; None when there is none."""
+        return self._reading.one(self._found(artifact_id))
 
     def put(self, artifact_id: str, entry: E) -> None:
         """Add or replace an entry. Raises OSError (disk full, no permission); then nothing changed."""
+        with self._writing():
+            self._write(artifact_id, entry)
+
+    def change(self, artifact_id: str, how: Callable[[E | None], E | None]) -> None:
+        """Replace an entry by what `how` makes of it, with no other writer between; nothing when that is None."""
+        with self._writing():
+            made = how(self._reading.one(slug(artifact_id)))
+            if made is not None:
+                self._write(artifact_id, made)
+
+    def _write(self, artifact_id: str, entry: E) -> None:
         write_atomic(self.folder(artifact_id) / METADATA, codec.encode_pretty(entry))
 
     def remove(self, artifact_id: str) -> bool:
-        """Remove an entry and its files; whether it was there. A link is unlinked, what it points to stays."""
-        folder = self.folder(artifact_id)
-        self._seen.pop(folder.name, None)
-        if folder.is_symlink():
-            folder.unlink()
-            return True
-        leaving = self.root / f".removed-{secrets.token_hex(4)}"
-        try:
-            folder.rename(leaving)
-        except FileNotFoundError:
-            return False
+        """Remove an entry and its files; whether it was there. A link is unlinked, what it points to stays.
+
+        Raises OSError when it cannot be taken away; then it is as it was.
+        """
+        with self._writing():
+            folder = self.root / self._found(artifact_id)
+            self._reading.forget(folder.name)
+            if folder.is_symlink():
+                folder.unlink()
+                return True
+            leaving = self.root / f"{_LEAVING}{secrets.token_hex(4)}"
+            try:
+                folder.rename(leaving)
+            except FileNotFoundError:
+                return False
         shutil.rmtree(leaving, ignore_errors=True)
         return True
 
     def sweep(self) -> None:
-        """Remove what removals that were cut short have left behind."""
-        for left in self.root.glob(".removed-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        """Remove what writes and removals that were cut short have left behind."""
+        with contextlib.suppress(OSError), self._writing():
+            for left in self.root.glob(f"{_LEAVING}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            for left in self.root.glob(f"*/.{METADATA}.*"):
+                left.unlink(missing_ok=True)
 
-    def _read(self, name: str) -> E | None:
-        # Plain strings: a catalog may have ten thousand entries, and `Path` costs more than the system call.
-        file = f"{self.root}/{name}/{METADATA}"
+    def _found(self, artifact_id: str) -> str:
+        """The name of its folder; of one that is not called as ids are, the name that it is told by."""
+        name = slug(artifact_id)
+        if name == artifact_id or os.path.lexists(self.root / name):
+            return name
+        return next((f.name for f in scan(self.root) if shown(f.name) == artifact_id), name)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time, of all threads and processes; a killed one holds nothing."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        held = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            stat = os.stat(file)  # noqa: PTH116
-            stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            known = self._seen.get(name)
-            if known is not None and known[0] == stamp:
-                return known[1]
-            entry = codec.decode(self._kind, Path(file).read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, codec.CodecError) as e:
-            return self._broken(self.root / name, f"{METADATA} cannot be read: {e}")
-        self._seen[name] = (stamp, entry)
-        return entry
+            # A file system without locks: then only threads of one process that collide within microseconds lose.
+            with contextlib.suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(held)

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbee.adapters.catalog.filesystem import FilesystemCatalog
+from rbee.adapters.catalog.folders import shown
 from rbee.core.records import ModelRecord
+from rbee.core.slug import slug
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,44 +24,48 @@ class ModelEntry:
     last_accessed: str = ""
 
 
-def _broken(folder: Path, reason: str) -> ModelEntry:
-    return ModelEntry(
-        artifact=ModelRecord(
-            id=folder.name, name=folder.name, path=str(folder), size_bytes=0, status="failed", error=reason
-        )
-    )
-
-
 class ModelCatalog:
-    """Models by id. Blocks on the disk; safe to call from several threads."""
+    """Models by id. Blocks on the disk; safe to call from several threads and processes."""
 
     def __init__(self, root: Path) -> None:
-        self._files = FilesystemCatalog(root, ModelEntry, _broken)
+        self._files = FilesystemCatalog(root, ModelEntry, _broken, _checked)
 
     def folder(self, model_id: str) -> Path:
         return self._files.folder(model_id)
 
     def list(self) -> list[ModelRecord]:
-        """Every model; one whose file is gone or has another size is `failed` and says so."""
-        return [_checked(entry.artifact) for entry in self._files.entries()]
+        """Every model; one whose file is gone or has another size is `failed` and says so.
+
+        A file that is cut short in place, its folder untouched, may be found some lists later in a big catalog
+        (`get` finds it at once).
+        """
+        return [entry.artifact for entry in self._files.entries()]
 
     def get(self, model_id: str) -> ModelRecord | None:
         entry = self._files.get(model_id)
-        return None if entry is None else _checked(entry.artifact)
+        return None if entry is None or entry.artifact.id != model_id else entry.artifact
 
     def put(self, record: ModelRecord, now: str) -> None:
-        """Add or replace a model; keeps when it was first added."""
-        known = self._files.get(record.id)
-        added = record.added_at or (known.added_at if known else "") or now
-        self._files.put(
-            record.id, ModelEntry(artifact=replace(record, added_at=added), added_at=added, last_accessed=now)
-        )
+        """Add or replace a model; keeps when it was first added and last used."""
+
+        def made(known: ModelEntry | None) -> ModelEntry:
+            added = record.added_at or (known.added_at if known else "") or now
+            used = (known.last_accessed if known else "") or record.last_accessed or now
+            told = replace(record, added_at=added, updated_at=now, last_accessed=used, download_progress=None)
+            return ModelEntry(artifact=told, added_at=added, last_accessed=used)
+
+        self._files.change(record.id, made)
 
     def touch(self, model_id: str, now: str) -> None:
-        """Note that the model was used."""
-        entry = self._files.get(model_id)
-        if entry is not None and entry.artifact.id == model_id:
-            self._files.put(model_id, replace(entry, last_accessed=now))
+        """Note that the model was used; of one that is not there, nothing."""
+
+        def made(known: ModelEntry | None) -> ModelEntry | None:
+            # What is told as failed is not what is written: only a whole one is written again.
+            if known is None or known.artifact.id != model_id or known.artifact.status != "available":
+                return None
+            return replace(known, artifact=replace(known.artifact, last_accessed=now), last_accessed=now)
+
+        self._files.change(model_id, made)
 
     def remove(self, model_id: str) -> bool:
         """Remove a model and its files; whether it was there."""
@@ -68,19 +76,56 @@ class ModelCatalog:
         self._files.sweep()
 
 
-def _checked(record: ModelRecord) -> ModelRecord:
-    if record.status != "available":
-        return record
+def _broken(folder: Path, reason: str) -> ModelEntry:
+    name = folder.name
+    return ModelEntry(
+        artifact=ModelRecord(id=name, name=name, path=str(folder), size_bytes=0, status="failed", error=reason)
+    )
+
+
+def _checked(folder: str, entry: ModelEntry) -> tuple[ModelEntry, bool]:
+    record = entry.artifact
+    if slug(record.id) != folder.rpartition("/")[2]:
+        reason = f"Its metadata.json is of the model {record.id!r}, whose folder is {slug(record.id)}."
+        return _broken(Path(shown(folder)), reason), True
+    # A metadata.json of an older release, or of somebody else's hand, has them only beside the record.
+    added, used = record.added_at or entry.added_at, record.last_accessed or entry.last_accessed
+    if (added, used, None) != (record.added_at, record.last_accessed, record.download_progress):
+        record = replace(record, added_at=added, last_accessed=used, download_progress=None)
+    lasting = True
+    if record.status == "available":
+        for path, size in _files(record):
+            reason, here = _wrong(path, size, folder)
+            lasting = lasting and here
+            if reason:
+                record = replace(record, status="failed", error=reason)
+                break
+    return entry if record is entry.artifact else replace(entry, artifact=record), lasting
+
+
+def _files(record: ModelRecord) -> Iterator[tuple[str, int]]:
+    """Path and size of each of the model's files."""
+    if not record.files:
+        yield record.path, record.size_bytes
+        return
+    inside = record.path if record.format == "mlc" else os.path.dirname(record.path)  # noqa: PTH120
+    for file in record.files:
+        yield f"{inside}/{file.name}", file.size_bytes
+
+
+def _wrong(path: str, size: int, folder: str) -> tuple[str, bool]:
+    """What is wrong with a file, or ''; and whether the folder's times tell when it goes."""
+    here = os.path.dirname(path) == folder  # noqa: PTH120 - as in Reading
     try:
-        size = os.stat(record.path).st_size  # noqa: PTH116 - as in FilesystemCatalog
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            here, found = False, os.stat(path)  # noqa: PTH116
     except OSError as e:
-        return replace(record, status="failed", error=f"The model's file cannot be found: {e.strerror}: {record.path}.")
+        return f"The model's file cannot be found: {e.strerror}: {path}.", here
     except ValueError as e:  # a NUL in it
-        return replace(record, status="failed", error=f"The model's path is none: {e}.")
-    if size != record.size_bytes:
-        return replace(
-            record,
-            status="failed",
-            error=f"The model's file has {size} bytes, not {record.size_bytes}: {record.path}. Download it again.",
-        )
-    return record
+        return f"The model's path is none: {e}.", here
+    if not stat.S_ISREG(found.st_mode):
+        return f"The model's file is not a file: {path}.", here
+    if found.st_size != size:
+        return f"The model's file has {found.st_size} bytes, not {size}: {path}. Download it again.", here
+    return "", here
