@@ -6,10 +6,14 @@ from __future__ import annotations
 import math
 import os
 import platform
+import secrets
 import shutil
 import socket
 import sys
+import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -59,11 +63,9 @@ def memory() -> tuple[int, int]:
     return total, available
 
 
-def info(disk: Path) -> SystemInfo:
-    """The machine; `disk` is any path on the disk that models go to."""
+def info(models: Path) -> SystemInfo:
+    """The machine; `models` is any path on the disk that models go to."""
     total, available = memory()
-    while not disk.exists():
-        disk = disk.parent
     return SystemInfo(
         hostname=socket.gethostname(),
         os=f"{platform.system()} {platform.release()}",
@@ -71,7 +73,7 @@ def info(disk: Path) -> SystemInfo:
         cpu_cores=cores(),
         memory_total=total,
         memory_available=available,
-        disk_free=shutil.disk_usage(disk).free,
+        disk_free=disk(models)[1],
         cpu_flags=parse_flags(_text(Path("/proc/cpuinfo"))),
     )
 
@@ -81,9 +83,89 @@ def uptime() -> int:
     return max(0, int(time.time() - psutil.boot_time()))
 
 
+class CpuMeter:
+    """The share of all cores that was busy, over a second or more: whoever asks more often gets no noise.
+
+    Needs no waiting: it looks back to the last mark that is old enough. `clock` is in seconds, `seconds` tells busy
+    and all CPU time of the machine so far.
+    """
+
+    def __init__(
+        self, seconds: Callable[[], tuple[float, float]] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds = seconds or _cpu_seconds
+        self._clock = clock
+        self._before = self._last = self._seconds()
+        self._marked = clock()
+
+    def percent(self) -> float:
+        """0 to 100; 0 when nothing could be told yet."""
+        seen, now = self._seconds(), self._clock()
+        if now - self._marked >= 1.0:
+            self._before, self._last, self._marked = self._last, seen, now
+        busy, total = seen[0] - self._before[0], seen[1] - self._before[1]
+        return round(min(100.0, max(0.0, 100 * busy / total)), 1) if total > 0 else 0.0
+
+
+def _cpu_seconds() -> tuple[float, float]:
+    times = psutil.cpu_times()
+    # A guest's time counts as the user's already.
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return float(total - times.idle - getattr(times, "iowait", 0.0)), float(total)
+
+
+_meter = CpuMeter()
+
+
 def cpu_percent() -> float:
-    """Share of all cores that was busy since the last call; does not block, the first call says 0."""
-    return float(psutil.cpu_percent(interval=None))
+    """Share of all cores of the machine that was busy over the last second or more; does not block."""
+    return _meter.percent()
+
+
+def load_average() -> tuple[float, float, float]:
+    """Over 1, 5 and 15 minutes; zeros where the system keeps none."""
+    try:
+        one, five, fifteen = os.getloadavg()
+    except OSError:
+        return 0.0, 0.0, 0.0
+    return round(one, 2), round(five, 2), round(fifteen, 2)
+
+
+def swap() -> tuple[int, int]:
+    """Bytes in all and used."""
+    with warnings.catch_warnings():
+        # It warns where it cannot tell how much was swapped in and out, which is not asked.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        seen = psutil.swap_memory()
+    return int(seen.total), int(seen.used)
+
+
+def disk(path: Path) -> tuple[int, int]:
+    """Bytes in all and free for this user, of the disk that `path` is on, or will be."""
+    seen = shutil.disk_usage(existing(path))
+    return seen.total, seen.free
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def try_writing(folder: Path) -> str | None:
+    """Write, read back and remove a small file there; why that does not go. Makes the folder; blocks on the disk."""
+    said = secrets.token_bytes(4096)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
+            file.write(said)
+            file.flush()
+            os.fsync(file.fileno())
+            file.seek(0)
+            return None if file.read() == said else "what was written is not what is read back"
+    except OSError as e:
+        return e.strerror or str(e)
 
 
 def parse_cpu_max(text: str) -> int | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,18 +45,50 @@ def _broken(folder: Path, reason: str) -> BinaryEntry:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What a refresh found; `added` and `removed` are ids."""
+
+    found: tuple[WorkerBinary, ...]
+    added: frozenset[str]
+    removed: tuple[str, ...]
+
+
 class WorkerBinaryCatalog:
     """Installed engines. Blocks on the disk; safe to call from several threads."""
 
     def __init__(self, root: Path) -> None:
         self._files = FilesystemCatalog(root, BinaryEntry, _broken)
+        #: Ids of the last refresh.
+        self._known: frozenset[str] = frozenset()
+        self._refreshing = threading.Lock()
+
+    def refresh(self) -> Scan:
+        """Look at the disk, and compare with the refresh before this one; the first has nothing before it.
+
+        Everything else here reads the disk each time as well: an engine is there for a spawn as soon as it is
+        installed, refreshed or not.
+        """
+        with self._refreshing:
+            found = tuple(self.list())
+            ids = frozenset(binary.id for binary in found)
+            scan = Scan(found=found, added=ids - self._known, removed=tuple(sorted(self._known - ids)))
+            self._known = ids
+        return scan
 
     def entries(self) -> list[BinaryEntry]:
         """Every engine; one whose interpreter is gone is `failed` and says so."""
         return [_checked(entry) for entry in self._files.entries()]
 
     def list(self) -> list[WorkerBinary]:
-        return [entry.artifact for entry in self.entries()]
+        return [_described(entry) for entry in self.entries()]
+
+
+def _described(entry: BinaryEntry) -> WorkerBinary:
+    """With what its provider says, and when it came."""
+    formats = entry.provider.formats if entry.provider is not None else ()
+    added_at = entry.artifact.added_at or entry.added_at
+    return replace(entry.artifact, formats=entry.artifact.formats or formats, added_at=added_at)
 
 
 def _checked(entry: BinaryEntry) -> BinaryEntry:

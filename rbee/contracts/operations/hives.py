@@ -52,15 +52,27 @@ class HiveStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HiveCheckStep:
+    """One thing that was tried; `message` says what came of it."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HiveCheckResponse:
+    """All went well; a check that did not is a job that failed, with code `check_failed`."""
+
     hive_id: str
     message: str
+    checks: tuple[HiveCheckStep, ...] = ()
 
 
 @operation(family="hive", command="check", response=HiveCheckResponse, served_by=("hive",))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HiveCheck:
-    """Ask a hive to narrate a few events: shows that jobs and streams work end to end."""
+    """Let a hive try what it needs to work: its jobs, their file, the disk, the catalogs, devices, ports."""
 
     hive_id: HiveId = ""
 

@@ -34,8 +34,10 @@ class HiveDaemon:
         self.config = config
         self.paths = paths
         self.hive = Hive(config, paths, token, limits)
+        store = SqliteJobStore(paths.data / "hive.db")
+        self.hive.kept_job = store.get
         self.jobs = JobRunner(
-            SqliteJobStore(paths.data / "hive.db"),
+            store,
             self.hive.handlers(),
             f"hive/{config.hive_id}",
             secrets=[token.reveal()] if token else [],

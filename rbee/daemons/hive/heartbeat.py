@@ -58,6 +58,8 @@ class Heartbeat:
         self.trusted = False
         self.sent = 0
         self.failures = 0
+        #: When the queen stopped taking heartbeats, RFC 3339; None while she does.
+        self.failing_since: str | None = None
 
     async def start(self) -> None:
         """Go on with the queen that the hive before this one knew, if it knew one."""
@@ -116,12 +118,13 @@ class Heartbeat:
             while True:
                 self._news.clear()
                 if await self._send(session, url):
-                    self.failures = 0
+                    self.failures, self.failing_since = 0, None
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(self._news.wait(), self._interval)
                 else:
                     self.failures += 1
                     if self.failures == 1:
+                        self.failing_since = system.now()
                         log.warning("the queen at %s takes no heartbeat", url)
                     await asyncio.sleep(min(defaults.BACKOFF_MAX, defaults.BACKOFF_FIRST * 2 ** min(self.failures, 10)))
 

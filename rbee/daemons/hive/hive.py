@@ -7,6 +7,7 @@ The daemon puts a server before it; `rbee-hive COMMAND` on a machine without a r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from rbee.contracts.configs import HiveConfig
 from rbee.contracts.heartbeat import ModelChange, MonitorData
 from rbee.core.lifecycle import Limits
 from rbee.daemons import access
+from rbee.daemons.hive.binary_ops import BinaryOps
+from rbee.daemons.hive.check_ops import CheckOps, KeptJob
+from rbee.daemons.hive.device_ops import DeviceOps
 from rbee.daemons.hive.devices import Devices
 from rbee.daemons.hive.downloads import Downloads
 from rbee.daemons.hive.heartbeat import Heartbeat
@@ -28,6 +32,7 @@ from rbee.daemons.hive.preload import Preloader
 from rbee.daemons.hive.preload_ops import PreloadOps
 from rbee.daemons.hive.sight import Sight
 from rbee.daemons.hive.supervisor import Supervisor
+from rbee.daemons.hive.system_ops import SystemOps
 from rbee.daemons.hive.worker_ops import WorkerOps
 from rbee.daemons.jobs import Handler
 
@@ -52,6 +57,9 @@ class Hive:
         self.preloader = Preloader(lambda model: bool(self.supervisor.using(model)), config.preload_budget_mb)
         self.supervisor.on_begin = self.preloader.note_start
         self.devices = Devices(self.supervisor.on_device)
+        self.supervisor.vitals.vram_by_pid = self.devices.vram_by_pid
+        #: The daemon's, which keeps jobs in a file.
+        self.kept_job: KeptJob | None = None
         self.sight = Sight(config, paths, self.devices, self.models, self.binaries, self.supervisor)
         sources = build_sources((*shipped_sources(), *config.sources), paths.config)
         self.downloads = Downloads(self.models, sources, self._model_changed)
@@ -73,9 +81,30 @@ class Hive:
                     self.devices,
                     self.heartbeat,
                 ).handlers(),
-                **self.devices.handlers(),
+                **DeviceOps(self.devices, self.supervisor).handlers(),
+                **SystemOps(self.sight, self.supervisor).handlers(),
+                **BinaryOps(self.binaries).handlers(),
                 **PreloadOps(self.models, self.preloader).handlers(),
-                **HiveOps(self.config.hive_id).handlers(),
+                **HiveOps(
+                    self.config.hive_id,
+                    self.paths,
+                    self.sight,
+                    self.devices,
+                    self.supervisor,
+                    self.models,
+                    self.binaries,
+                    self.heartbeat,
+                ).handlers(),
+                **CheckOps(
+                    self.config.hive_id,
+                    self.paths,
+                    self.devices,
+                    self.models,
+                    self.binaries,
+                    self.listener.host,
+                    self.config.worker_ports,
+                    lambda: self.kept_job,
+                ).handlers(),
             },
         )
 
@@ -111,6 +140,8 @@ class Hive:
     def _tidy(self) -> None:
         """Downloads that the hive before this one had running are told as what they are."""
         self.models.sweep()
+        with contextlib.suppress(OSError):  # unreadable: those who ask are told
+            self.binaries.refresh()
         for record in self.models.list():
             if record.status == "downloading":
                 error = "The hive ended during the download; download it again to go on."

@@ -1,31 +1,111 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Operations on the hive itself: HiveCheck. And what all of a hive's operations share."""
+"""Operations on the hive itself: HiveStatus. And what all of a hive's operations share."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rbee.contracts.operations.hives import HiveCheck, HiveCheckResponse
+import rbee
+from rbee.adapters import system
+from rbee.adapters.catalog import ModelCatalog, WorkerBinaryCatalog
+from rbee.adapters.paths import Paths
+from rbee.contracts.operations.hives import HiveStatus, HiveStatusResponse
 from rbee.core.errors import InvalidRequest
+from rbee.daemons.hive.condition import Facts, judge
+from rbee.daemons.hive.devices import Devices
+from rbee.daemons.hive.heartbeat import Heartbeat
+from rbee.daemons.hive.owners import Workers
+from rbee.daemons.hive.sight import Sight
 from rbee.daemons.jobs import Handler, JobContext
 
 
 class HiveOps:
-    """`hive_id` is this hive's."""
+    """`hive_id` is this hive's; the others are what it holds."""
 
-    def __init__(self, hive_id: str) -> None:
+    def __init__(
+        self,
+        hive_id: str,
+        paths: Paths,
+        sight: Sight,
+        devices: Devices,
+        workers: Workers,
+        models: ModelCatalog,
+        binaries: WorkerBinaryCatalog,
+        heartbeat: Heartbeat,
+    ) -> None:
         self._hive_id = hive_id
+        self._paths = paths
+        self._sight = sight
+        self._devices = devices
+        self._workers = workers
+        self._models = models
+        self._binaries = binaries
+        self._heartbeat = heartbeat
 
     def handlers(self) -> dict[str, Handler]:
-        return {"HiveCheck": self.check}
+        return {"HiveStatus": self.status}
 
-    async def check(self, ctx: JobContext, request: HiveCheck) -> HiveCheckResponse:
-        ctx.narrate("hive_check_start", f"Checking the narration of hive {self._hive_id}.", hive_id=self._hive_id)
-        for step in (1, 2, 3):
-            ctx.narrate("hive_check_step", f"Step {step} of 3.", step=step, steps=3)
-        ctx.narrate("hive_check_complete", "Jobs and streams work.", hive_id=self._hive_id)
-        return HiveCheckResponse(hive_id=self._hive_id, message="Jobs and streams work.")
+    async def status(self, ctx: JobContext, request: HiveStatus) -> HiveStatusResponse:
+        facts = await self._facts()
+        condition = judge(facts)
+        for reason in condition.reasons:
+            ctx.narrate("hive_status_reason", reason, "warning", reason=reason)
+        info = await asyncio.to_thread(system.info, self._paths.models)
+        workers = Counter(worker.status for worker in facts.workers)
+        models = Counter(model.status for model in facts.models)
+        ctx.narrate(
+            "hive_status_result",
+            f"Hive {self._hive_id} is {condition.status}: {len(facts.workers)} workers, {len(facts.models)} models.",
+            status=condition.status,
+            reasons=len(condition.reasons),
+        )
+        return HiveStatusResponse(
+            hive_id=self._hive_id,
+            hostname=info.hostname,
+            url=self._sight.url,
+            version=rbee.__version__,
+            status=condition.status,
+            reasons=condition.reasons,
+            started_at=self._sight.started_at,
+            uptime_seconds=self._sight.uptime(),
+            cpu_cores=info.cpu_cores,
+            memory_total_mb=facts.memory_total // 2**20,
+            memory_available_mb=facts.memory_available // 2**20,
+            disk_total_gb=round(facts.disk_total / 1e9, 2),
+            disk_available_gb=round(facts.disk_free / 1e9, 2),
+            workers_running=workers["ready"] + workers["busy"],
+            workers_starting=workers["starting"],
+            workers_stopping=workers["stopping"],
+            workers_failed=workers["failed"] + workers["dead"],
+            workers_total=len(facts.workers),
+            models_available=models["available"],
+            models_downloading=models["downloading"],
+            models_failed=models["failed"],
+            models_total_gb=round(sum(m.size_bytes for m in facts.models if m.status == "available") / 1e9, 2),
+            devices=await self._devices.list(),
+            system_stats=await self._sight.stats(),
+        )
+
+    async def _facts(self) -> Facts:
+        seen = await self._devices.detect()
+        disk_total, disk_free = await asyncio.to_thread(system.disk, self._paths.models)
+        memory_total, memory_available = await asyncio.to_thread(system.memory)
+        return Facts(
+            disk_total=disk_total,
+            disk_free=disk_free,
+            disk_error=await asyncio.to_thread(system.try_writing, self._paths.models),
+            memory_total=memory_total,
+            memory_available=memory_available,
+            workers=await self._workers.records(),
+            models=await asyncio.to_thread(self._models.list),
+            binaries=await asyncio.to_thread(self._binaries.list),
+            broken={name: seen.reasons[name] for name in seen.broken},
+            queen_url=self._heartbeat.queen_url,
+            queen_failing_since=self._heartbeat.failing_since,
+        )
 
 
 def only_for(hive_id: str, handlers: Mapping[str, Handler]) -> dict[str, Handler]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import rbee
 from rbee.adapters import system
@@ -12,6 +13,8 @@ from rbee.adapters.paths import Paths
 from rbee.contracts.capabilities import Capabilities
 from rbee.contracts.configs import HiveConfig, config_digest
 from rbee.contracts.heartbeat import DeviceMonitor, MonitorData
+from rbee.contracts.operations.system import SystemStatsResponse
+from rbee.core.records import Device
 from rbee.daemons.hive.devices import Devices
 from rbee.daemons.hive.supervisor import Supervisor
 
@@ -34,7 +37,8 @@ class Sight:
         self._models = models
         self._binaries = binaries
         self._supervisor = supervisor
-        self._started_at = system.now()
+        self.started_at = system.now()
+        self._began = time.monotonic()
         #: Known once the hive listens.
         self.url = ""
 
@@ -46,7 +50,7 @@ class Sight:
             version=rbee.__version__,
             release=self._config.release,
             config_digest=config_digest(self._config),
-            started_at=self._started_at,
+            started_at=self.started_at,
             url=self.url,
             system=await asyncio.to_thread(system.info, self._paths.models),
             devices=devices,
@@ -56,23 +60,53 @@ class Sight:
             queen_url=queen_url,
         )
 
+    def uptime(self) -> int:
+        """Seconds since this hive started."""
+        return int(time.monotonic() - self._began)
+
     async def monitor(self) -> MonitorData:
         """Load of the machine; GB are 10^9 bytes, VRAM as the driver counts it."""
         total, available = await asyncio.to_thread(system.memory)
-        devices = (await self._devices.detect()).devices
         return MonitorData(
             cpu_usage_percent=system.cpu_percent(),
-            ram_used_gb=round((total - available) / 1e9, 2),
-            ram_total_gb=round(total / 1e9, 2),
+            ram_used_gb=_gb(total - available),
+            ram_total_gb=_gb(total),
             uptime_seconds=system.uptime(),
-            devices=tuple(
-                DeviceMonitor(
-                    device_id=d.id,
-                    vram_used_gb=round((d.vram_used_mb or 0) / 1024, 2),
-                    vram_total_gb=round(d.vram_total_mb / 1024, 2),
-                    temperature_celsius=d.temperature_celsius,
-                )
-                for d in devices
-                if d.vram_total_mb is not None
-            ),
+            devices=_monitored((await self._devices.detect()).devices),
         )
+
+    async def stats(self) -> SystemStatsResponse:
+        """The same and more, for those who ask."""
+        total, available = await asyncio.to_thread(system.memory)
+        swap_total, swap_used = await asyncio.to_thread(system.swap)
+        disk_total, disk_free = await asyncio.to_thread(system.disk, self._paths.models)
+        return SystemStatsResponse(
+            cpu_usage_percent=system.cpu_percent(),
+            cpu_cores=await asyncio.to_thread(system.cores),
+            ram_used_gb=_gb(total - available),
+            ram_total_gb=_gb(total),
+            uptime_seconds=system.uptime(),
+            load_average=system.load_average(),
+            swap_used_gb=_gb(swap_used),
+            swap_total_gb=_gb(swap_total),
+            disk_free_gb=_gb(disk_free),
+            disk_total_gb=_gb(disk_total),
+            vram_per_device=_monitored((await self._devices.detect()).devices),
+        )
+
+
+def _gb(size: int) -> float:
+    return round(size / 1e9, 2)
+
+
+def _monitored(devices: tuple[Device, ...]) -> tuple[DeviceMonitor, ...]:
+    return tuple(
+        DeviceMonitor(
+            device_id=d.id,
+            vram_used_gb=round((d.vram_used_mb or 0) / 1024, 2),
+            vram_total_gb=round(d.vram_total_mb / 1024, 2),
+            temperature_celsius=d.temperature_celsius,
+        )
+        for d in devices
+        if d.vram_total_mb is not None
+    )
