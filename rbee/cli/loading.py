@@ -48,6 +48,11 @@ def engine_dirs(paths: Paths) -> list[Path]:
     return [providers_dir() / "engines", paths.config / "providers" / "engines"]
 
 
+def source_dirs(paths: Paths) -> list[Path]:
+    """Where model sources are read from: the shipped ones, then the user's own."""
+    return [providers_dir() / "sources", paths.config / "providers" / "sources"]
+
+
 def load_file(file: Path, environment: Mapping[str, str] | None = None) -> Loaded:
     """The checked fleet in `file`. Raises ProblemsError with everything that is wrong."""
     # Here, not above: what reads no file (`rbee status`) need not wait for the schema's library.
@@ -60,4 +65,5 @@ def load_file(file: Path, environment: Mapping[str, str] | None = None) -> Loade
         files=YamlFiles(),
         home=Path.home(),
         provider_dirs=engine_dirs(Paths.of_environment()),
+        source_dirs=source_dirs(Paths.of_environment()),
     )

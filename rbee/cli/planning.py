@@ -78,6 +78,7 @@ def request_for(
     request = session.Request(
         spec=loaded.spec,
         providers=tuple(loaded.providers.values()),
+        sources=loaded.sources,
         token_file=home.token_file,
         token_digest=home.token_digest(),
         predict=predict_memory,

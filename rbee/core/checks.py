@@ -15,6 +15,7 @@ from typing import Any
 from rbee.core.document import Path
 from rbee.core.problems import Severity, did_you_mean
 from rbee.core.providers import EngineProvider
+from rbee.core.sources import SourceProvider
 from rbee.core.spec import HiveSpec, Spec
 
 
@@ -39,6 +40,8 @@ class Scene:
     aliases: Mapping[str, tuple[str, ...]]
     providers: Mapping[str, EngineProvider]
     builtins: tuple[str, ...]
+    #: Where models may come from; with none known, nothing is said of a source's beginning.
+    sources: tuple[SourceProvider, ...] = ()
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     damaged: Callable[..., bool] = lambda *path: False
     #: What is at a path of this machine: `file`, `directory` or `missing`.

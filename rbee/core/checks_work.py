@@ -8,47 +8,66 @@ from collections.abc import Iterator, Mapping
 
 from rbee.core.checks import Finding, Scene, fits, is_loopback, port_range, unknown_name
 from rbee.core.document import Path
+from rbee.core.errors import InvalidRequest
+from rbee.core.model_files import shards
 from rbee.core.placement import model_format
 from rbee.core.problems import did_you_mean
+from rbee.core.sources import check, provider_of, rest_of, unknown
 from rbee.core.spec import HiveSpec, ModelSpec, WorkerSpec
 
-_SCHEMES = ("hf:", "https:", "http:", "file:", "builtin:")
-_URL = re.compile(r"https?://(?:(?P<user>[^/@]*)@)?(?P<host>\[[^\]]+\]|[^/:?#]+)(?::[0-9]+)?/.")
-_HF = re.compile(r"hf:[A-Za-z0-9][\w.-]*/[\w.-]+(/[^/]+)*")
+_URL = re.compile(r"https?://(?:(?P<user>[^/@]*)@)?(?P<host>\[[^\]]+\]|[^/:?#]+)(?::[0-9]+)?/.", re.IGNORECASE)
 
 
 def check_models(scene: Scene) -> Iterator[Finding]:
     for name, model in scene.spec.models.items():
         yield from _source(scene, name, model)
-        if model.revision is not None and not model.source.startswith("hf:"):
+        provider = provider_of(model.source, scene.sources)
+        if model.revision is not None and provider is not None and provider.protocol != "huggingface":
             yield Finding(
                 path=("models", name, "revision"),
-                summary="`revision` is for hf: sources only.",
-                mend="Remove it; `sha256` pins any other source.",
+                summary="`revision` is for sources of Hugging Face only.",
+                mend="Remove it; a release and an Ollama model have a tag, and `sha256` pins any source.",
                 key=True,
             )
 
 
 def _source(scene: Scene, name: str, model: ModelSpec) -> Iterator[Finding]:
     path, source = ("models", name, "source"), model.source
-    scheme, colon, rest = source.partition(":")
-    if f"{scheme}:" not in _SCHEMES or not colon:
-        near = did_you_mean(f"{scheme}:", list(_SCHEMES)) if colon else ""
-        mend = "Write hf:ORG/REPO/FILE.gguf, https://..., file:PATH or builtin:NAME."
-        yield Finding(path=path, summary=f"{source!r} is no source of models.", mend=f"{near} {mend}".strip())
-    elif scheme == "hf" and not _HF.fullmatch(source):
-        mend = "Write hf:ORG/REPO/FILE.gguf, or hf:ORG/REPO for a whole repository."
-        yield Finding(path=path, summary=f"{source!r} names no file of Hugging Face.", mend=mend)
-    elif scheme == "builtin" and rest not in scene.builtins:
+    provider = provider_of(source, scene.sources)
+    if provider is None:
+        if scene.sources and not scene.damaged("sources"):
+            summary, mend = unknown(source, scene.sources)
+            yield Finding(path=path, summary=summary, mend=mend)
+        return
+    rest = rest_of(provider, source)
+    try:
+        check(provider, source)
+    except InvalidRequest as e:
+        yield Finding(path=path, summary=e.message, mend=e.mend)
+        return
+    if provider.protocol == "builtin" and rest not in scene.builtins:
         yield unknown_name(path, "built-in model", rest, list(scene.builtins))
-    elif scheme == "file" and scene.kind(rest) == "missing":
-        detail = f"{rest} is looked for on this machine, from the folder of the file that names it."
-        yield Finding(path=path, summary="There is no such model file.", detail=detail, mend="Check the path.")
-    elif scheme == "file" and scene.kind(rest) == "directory" and model_format(source) == "gguf":
-        mend = "Name the .gguf file in it."
-        yield Finding(path=path, summary="The model file is a directory.", detail=f"It is {rest}.", mend=mend)
-    elif scheme in ("http", "https"):
+    elif source.startswith("file:"):
+        yield from _file(scene, path, source)
+    elif provider.protocol == "url":
         yield from _url(path, model)
+
+
+def _file(scene: Scene, path: Path, source: str) -> Iterator[Finding]:
+    """A file of this machine, as `rbee.core.resolve` has made its path absolute."""
+    file = source.removeprefix("file:")
+    kind = scene.kind(file)
+    if kind == "missing":
+        detail = f"{file} is looked for on this machine, from the folder of the file that names it."
+        yield Finding(path=path, summary="There is no such model file.", detail=detail, mend="Check the path.")
+    elif kind == "directory" and model_format(source) == "gguf":
+        mend = "Name the .gguf file in it; the folder of an MLC model has a name that ends in -MLC."
+        yield Finding(path=path, summary="The model file is a directory.", detail=f"It is {file}.", mend=mend)
+    else:
+        missing = [p for p in shards(file) if scene.kind(p) == "missing"]
+        if missing:
+            summary = f"{len(missing)} of the {len(shards(file))} parts of the model are not there."
+            yield Finding(path=path, summary=summary, detail=f"The first is {missing[0]}.", mend="Bring all of them.")
 
 
 def _url(path: Path, model: ModelSpec) -> Iterator[Finding]:
@@ -59,7 +78,7 @@ def _url(path: Path, model: ModelSpec) -> Iterator[Finding]:
     if found["user"]:
         detail = "A password in a URL ends up in logs and shell histories."
         yield Finding(path=path, summary="The URL has a login in it.", detail=detail, mend="Remove it.")
-    if model.source.startswith("http:") and not model.sha256 and not is_loopback(found["host"].strip("[]")):
+    if model.source.lower().startswith("http:") and not model.sha256 and not is_loopback(found["host"].strip("[]")):
         detail = "Anyone between here and there can change what comes over http."
         yield Finding(
             path=path, summary="http: asks for a digest.", detail=detail, mend="Add `sha256:`, or use https:."
@@ -111,16 +130,16 @@ def check_workers(scene: Scene) -> Iterator[Finding]:
 def check_not_yet(scene: Scene) -> Iterator[Finding]:
     """A warning for each thing that the file may say and that this version of rbee does not act on."""
     detail = "The file's format has it; this version of rbee keeps it and does not act on it yet."
+    again = "This version of rbee starts it again only when told: `rbee worker spawn --worker-id ID --model MODEL`."
     if scene.spec.defaults.idle_timeout is not None:
         path: Path = ("defaults", "idle_timeout")
-        yield Finding(
-            path=path, summary="`idle_timeout` has no effect yet.", detail=detail, severity="warning", key=True
-        )
+        summary = "Workers that `idle_timeout` unloads are not started by requests yet."
+        yield Finding(path=path, summary=summary, detail=again, severity="warning", key=True)
     for name, worker in scene.spec.workers.items():
         if worker.idle_timeout not in (None, scene.spec.defaults.idle_timeout):
             path = ("workers", name, "idle_timeout")
-            summary = f"`idle_timeout` of the worker {name!r} has no effect yet."
-            yield Finding(path=path, summary=summary, detail=detail, severity="warning", key=True)
+            summary = f"The worker {name!r}, once `idle_timeout` has unloaded it, is not started by requests yet."
+            yield Finding(path=path, summary=summary, detail=again, severity="warning", key=True)
     for name in scene.spec.policies:
         if scene.damaged("policies", name):
             continue

@@ -92,8 +92,8 @@ def _login(text: str) -> dict[str, Any]:
 
 def _model(name: str, written: Mapping[str, Any], places: Places) -> dict[str, Any]:
     source = written["source"]
-    if source.startswith("file:"):
-        path = source.removeprefix("file:")
+    prefix, _, path = source.partition(":")
+    if prefix.lower() in ("file", "local"):
         source = "file:" + places.path("/" + path.lstrip("/") if path.startswith("//") else path)
     return {**written, "name": name, "source": source}
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from posixpath import basename
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from rbee.core.doc import Doc
@@ -124,7 +124,7 @@ def rest_of(provider: SourceProvider, source: str) -> str:
 
 def unknown(source: str, providers: Iterable[SourceProvider]) -> tuple[str, str]:
     """What is wrong with a text that no provider has, and how to mend it."""
-    ways = list(providers)
+    ways = sorted(providers, key=lambda p: get_args(Protocol).index(p.protocol))
     scheme = _SCHEME.match(source)
     forms = ", ".join(form for p in ways for form in p.forms[:1])
     near = did_you_mean(scheme[0].lower(), [x for p in ways for x in p.prefixes]) if scheme else ""

@@ -110,7 +110,8 @@ class ModelSpec:
     source: Annotated[
         str,
         Doc(
-            "hf:ORG/REPO/FILE.gguf, https://..., file:PATH (on this machine; pushed to others) or builtin:bee-tiny.",
+            "hf:ORG/REPO[/FILE.gguf][:QUANTIZATION], ollama:NAME[:TAG], GH:OWNER/REPO@TAG[/FILE.gguf], https://..., "
+            "file:PATH (on this machine; pushed to others) or builtin:bee-tiny.",
             min_length=1,
             example="hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf",
         ),

@@ -18,8 +18,10 @@ from rbee.core.document import Document
 from rbee.core.problems import Problem, ProblemsError, Where
 from rbee.core.providers import EngineProvider
 from rbee.core.resolve import Places, complete
+from rbee.core.sources import SourceProvider
 from rbee.core.spec import Spec
 from rbee.fleet.load_providers import Providers, load_providers
+from rbee.fleet.load_sources import SourceFiles, load_sources
 from rbee.fleet.ports import Files
 from rbee.fleet.schema_problems import refusals
 from rbee.fleet.schema_words import label
@@ -32,12 +34,14 @@ _VITAL = {"hives": ("ssh",), "models": ("source",), "workers": ("model",), "alia
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """`digest` is of the spec and the engines: equal when nothing that a plan is made from differs."""
+    """`digest` is of the spec, the engines and the sources: equal when nothing that a plan is made from differs.
+    `sources` are the fleet's own ones, of which hives must be told."""
 
     spec: Spec
     providers: Mapping[str, EngineProvider]
     digest: str
     document: Document
+    sources: tuple[SourceProvider, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
     def where(self, *path: str | int, key: bool = True) -> Where:
@@ -52,32 +56,47 @@ def load(
     files: Files,
     home: Path,
     provider_dirs: Sequence[Path] = (),
+    source_dirs: Sequence[Path] = (),
     builtins: Sequence[str] = BUILTINS,
 ) -> Loaded:
-    """The fleet that `source` describes, with the engines of `provider_dirs`. Blocks on files only.
+    """The fleet that `source` describes, with the engines of `provider_dirs` and the model sources of `source_dirs`
+    (the first of which comes with rbee). Blocks on files only.
 
     Raises ProblemsError with everything that is wrong in all of the files, in order of file and line.
     """
-    engines = load_providers(files, provider_dirs)
+    engines, sources = load_providers(files, provider_dirs), load_sources(files, source_dirs)
     try:
         document = files.document(source, environment)
     except ProblemsError as e:
-        raise ProblemsError([*e.problems, *engines.problems]) from None
-    problems, scene = _examine(document, source, files, home, engines, tuple(builtins))
-    problems += engines.problems
+        raise ProblemsError([*e.problems, *engines.problems, *sources.problems]) from None
+    problems, scene = _examine(document, source, files, home, engines, sources, tuple(builtins))
+    problems += [*engines.problems, *sources.problems]
     if any(p.severity == "error" for p in problems):
         raise ProblemsError(_in_order(problems))
     return Loaded(
         spec=scene.spec,
         providers=engines.providers,
-        digest=digest({"spec": codec.plain(scene.spec), "providers": codec.plain(engines.providers)}),
+        digest=digest(
+            {
+                "spec": codec.plain(scene.spec),
+                "providers": codec.plain(engines.providers),
+                "sources": codec.plain(sources.sources),
+            }
+        ),
         document=document,
+        sources=sources.own,
         warnings=tuple(_in_order(problems)),
     )
 
 
 def _examine(
-    document: Document, source: Path, files: Files, home: Path, engines: Providers, builtins: tuple[str, ...]
+    document: Document,
+    source: Path,
+    files: Files,
+    home: Path,
+    engines: Providers,
+    sources: SourceFiles,
+    builtins: tuple[str, ...],
 ) -> tuple[list[Problem], Scene]:
     """All problems of the document, and what could be made of it."""
     refused = refusals(document, SCHEMAS["rbee"]())
@@ -89,11 +108,13 @@ def _examine(
     spec = codec.convert(Spec, {"version": 1, "fleet": "?", **complete(written, places)})
     damaged = frozenset(path[:depth] for path in bad for depth in range(1, len(path) + 1))
     damaged |= {("engines", name) for name in engines.damaged}
+    damaged |= {("sources",)} if sources.damaged else set()
     aliases = _mapping(written.get("aliases"))
     scene = Scene(
         spec=spec,
         aliases={name: (to,) if isinstance(to, str) else tuple(to) for name, to in aliases.items()},
         providers=engines.providers,
+        sources=tuple(sources.sources.values()),
         builtins=builtins,
         names=names,
         damaged=lambda *path: path in damaged,

@@ -68,16 +68,16 @@ def _provider(document: Document) -> tuple[EngineProvider | None, list[Problem]]
     problems = [*document.problems, *(r.problem for r in refusals(document, SCHEMAS["engine-provider"]()))]
     if problems:
         return None, problems
-    provider = codec.convert(EngineProvider, _filled(document.root.plain()))
+    provider = codec.convert(EngineProvider, filled(document.root.plain()))
     problems = list(_placeholders(document, provider))
     return (None, problems) if problems else (provider, [])
 
 
-def _filled(value: Any) -> Any:
+def filled(value: Any) -> Any:
     """The value without keys that were left empty."""
     if isinstance(value, dict):
-        return {key: _filled(below) for key, below in value.items() if below is not None}
-    return [_filled(below) for below in value] if isinstance(value, list) else value
+        return {key: filled(below) for key, below in value.items() if below is not None}
+    return [filled(below) for below in value] if isinstance(value, list) else value
 
 
 def _placeholders(document: Document, provider: EngineProvider) -> Iterator[Problem]:

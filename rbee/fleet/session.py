@@ -14,6 +14,7 @@ from rbee.core.digest import digest
 from rbee.core.plan import Plan, make_plan
 from rbee.core.problems import Problem
 from rbee.core.providers import EngineProvider
+from rbee.core.sources import SourceProvider
 from rbee.core.spec import Spec
 from rbee.fleet import reach
 from rbee.fleet.desired import Inputs, Predict, make_desired
@@ -47,6 +48,8 @@ class Request:
     pinned: Mapping[str, str]
     #: SHA-256 of the local files that models come from, by model name.
     files: Mapping[str, str] = field(default_factory=dict)
+    #: The fleet's own model sources: every hive is told of them.
+    sources: tuple[SourceProvider, ...] = ()
     #: Of the file itself; they are told with the plan and stop nothing.
     warnings: tuple[Problem, ...] = ()
     destroy: bool = False
@@ -73,12 +76,18 @@ def make(
             hives[name],
             token_file=request.token_file if hive.local else seen.facts[name].roots.token,
             release=bundler.release_id,
+            sources=request.sources,
         )
         for name, hive in spec.hives.items()
         if name in hives and not hives[name].problems
     }
     queen = queen_config(
-        spec, seen.actual.hives, seen.queen_config, token_file=request.token_file, release=bundler.release_id
+        spec,
+        seen.actual.hives,
+        seen.queen_config,
+        token_file=request.token_file,
+        release=bundler.release_id,
+        sources=request.sources,
     )
     queen, unheard = reach.bindable(spec, queen, request.addresses)
     if request.destroy:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from rbee.contracts import defaults
 from rbee.contracts.configs import HiveConfig, KnownHive, KnownModel, QueenConfig
 from rbee.core.actual import HiveActual, Unknown
+from rbee.core.sources import SourceProvider
 from rbee.core.spec import HiveSpec, Spec
 
 
@@ -62,7 +63,15 @@ def _listen_host(spec: Spec) -> str | None:
     return None if is_loopback(host) or host in ("0.0.0.0", "::") else host
 
 
-def hive_config(spec: Spec, hive: HiveSpec, seen: HiveActual, *, token_file: str | None, release: str) -> HiveConfig:
+def hive_config(
+    spec: Spec,
+    hive: HiveSpec,
+    seen: HiveActual,
+    *,
+    token_file: str | None,
+    release: str,
+    sources: tuple[SourceProvider, ...] = (),
+) -> HiveConfig:
     """Settings of a hive. On another machine it listens on the address that SSH reached, with the token."""
     if hive.listen:
         listen = hive.listen
@@ -78,6 +87,7 @@ def hive_config(spec: Spec, hive: HiveSpec, seen: HiveActual, *, token_file: str
         token_file=token_file,
         queen_url=queen_url_for(spec, hive, seen),
         worker_ports=(int(first), int(last)),
+        sources=sources,
         release=release,
     )
 
@@ -97,6 +107,7 @@ def queen_config(
     *,
     token_file: str,
     release: str,
+    sources: tuple[SourceProvider, ...] = (),
 ) -> QueenConfig:
     """Settings of the queen. What is known of a hive that cannot be seen now stays as it was (`before`), and so
     does a hive that the file dropped, until `hive.unregister` has cleaned it up."""
@@ -112,7 +123,7 @@ def queen_config(
                 KnownHive(hive_id=hive.name, url=hive_url(spec, hive, actual), labels=dict(hive.labels), ssh=hive.ssh)
             )
             if hive.local:
-                local = hive_config(spec, hive, actual, token_file=token_file, release=release)
+                local = hive_config(spec, hive, actual, token_file=token_file, release=release, sources=sources)
             elif host := spec.queen.advertise or actual.controller_address:
                 listens.add(join_address(host, queen_port(spec)))
         elif hive.name in kept:

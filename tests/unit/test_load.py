@@ -17,6 +17,7 @@ from rbee.fleet.load import Loaded, load
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ROOT / "providers" / "engines"
+SOURCES = ROOT / "providers" / "sources"
 GOLDENS = Path(__file__).parent / "goldens"
 
 HEAD = "version: 1\nfleet: home\n"
@@ -42,7 +43,7 @@ def model(source: str) -> str:
 def read(tmp_path: Path, text: str, environment: Mapping[str, str] | None = None, **more: object) -> Loaded:
     path = tmp_path / "rbee.yaml"
     path.write_text(text)
-    given = {"files": YamlFiles(), "home": Path("/home/bee"), "provider_dirs": [ENGINES], **more}
+    given = {"files": YamlFiles(), "home": Path("/home/bee"), "provider_dirs": [ENGINES], "source_dirs": [SOURCES], **more}
     return load(path, environment or {}, **given)  # type: ignore[arg-type]
 
 
@@ -126,7 +127,7 @@ def test_things_are_found_again_in_the_file(tmp_path: Path) -> None:
 def test_an_example_of_every_key_loads() -> None:
     for path in (ROOT / "rbee.yaml.example", ROOT / "examples" / "demo" / "rbee.yaml"):
         loaded = load(path, {}, files=YamlFiles(), home=Path("/home/bee"), provider_dirs=[ENGINES])
-        assert all(w.summary.endswith("has no effect yet.") for w in loaded.warnings)
+        assert all(w.summary.endswith(("has no effect yet.", "by requests yet.")) for w in loaded.warnings)
     assert loaded.warnings == ()  # of the last one, the demo's
 
 
@@ -138,8 +139,8 @@ def test_what_has_no_effect_yet_is_a_warning_at_its_place(tmp_path: Path) -> Non
     )
     loaded = load(file, {}, files=YamlFiles(), home=Path("/home/bee"), provider_dirs=[ENGINES])
     assert [(w.where.line if w.where else 0, w.severity, w.summary) for w in loaded.warnings] == [
-        (5, "warning", "`idle_timeout` has no effect yet."),
-        (7, "warning", "`idle_timeout` of the worker 'a' has no effect yet."),
+        (5, "warning", "Workers that `idle_timeout` unloads are not started by requests yet."),
+        (7, "warning", "The worker 'a', once `idle_timeout` has unloaded it, is not started by requests yet."),
         (9, "warning", "The policy 'p' has no effect yet."),
     ]
 
@@ -148,7 +149,7 @@ def test_all_problems_of_a_bad_file_come_at_once() -> None:
     """Golden: goldens/bad.txt is what a person sees for goldens/bad.yaml."""
     source = GOLDENS / "bad.yaml"
     with pytest.raises(ProblemsError) as e:
-        load(source, {}, files=YamlFiles(), home=Path("/home/bee"), provider_dirs=[ENGINES])
+        load(source, {}, files=YamlFiles(), home=Path("/home/bee"), provider_dirs=[ENGINES], source_dirs=[SOURCES])
     text = human(e.value.problems).replace(f"{GOLDENS}/", "")
     assert _without_colours(text) == (GOLDENS / "bad.txt").read_text().rstrip("\n")
     assert "sk-this-is-a-secret" not in text
@@ -192,15 +193,15 @@ def _without_colours(text: str) -> str:
         (HEAD + "hives: {a: {}}\nqueen: {listen: '0.0.0.0:7835'}", "4:17 The queen and the hive 'a' both listen"),
         (HEAD + "hives: {a: {}}\nqueen: {listen: '[::1]:9300'}", "4:17 The queen's port 9300 is one of the workers'"),
         (model("'hff:a/b'"), "3:22 'hff:a/b' is no source of models. Did you mean 'hf:'?"),
-        (model("'a.gguf'"), "3:22 'a.gguf' is no source of models. Write hf:"),
-        (model("'hf:a'"), "3:22 'hf:a' names no file of Hugging Face."),
+        (model("'a.gguf'"), "3:22 'a.gguf' is no source of models. Did you mean 'file:a.gguf'? Write hf:"),
+        (model("'hf:a'"), "3:22 'a' names no repository and no file of one."),
         (model("'builtin:bee'"), "3:22 There is no built-in model 'bee'."),
         (model("'file:no.gguf'"), "3:22 There is no such model file."),
         (model("'file:.'"), "3:22 The model file is a directory."),
         (model("'https://h'"), "3:22 The URL names no file."),
         (model("'https://a:b@h/m.gguf'"), "3:22 The URL has a login in it."),
         (model("'http://h/m.gguf'"), "3:22 http: asks for a digest."),
-        (model("'https://h/m', revision: x"), "3:37 `revision` is for hf: sources only."),
+        (model("'https://h/m', revision: x"), "3:37 `revision` is for sources of Hugging Face only."),
         (model("'https://h/m', sha256: abc"), "3:45 `models.m.sha256`: 'abc' is not possible."),
         (HEAD + "models: {m: }", "3:13 `models.m` must be a mapping, not nothing."),
         (HEAD + "models: {m: {}}", "3:10 `models.m` does not say `source`."),
