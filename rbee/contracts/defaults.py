@@ -35,7 +35,7 @@ JOBS_KEPT: Final = 1_000
 #: Of all ended jobs with their events and results, in the file.
 JOBS_BYTES: Final = 256 * 2**20
 #: Jobs of one lane (`OperationType.lane`) that run at once; more of them wait, `queued`.
-LANES: Final = {"spawn": 16, "fetch": 64, "verify": 2, "preload": 2, "logs": 64}
+LANES: Final = {"spawn": 16, "fetch": 64, "verify": 2, "load": 2, "logs": 64}
 LANE: Final = 64
 #: Downloads that fetch at once, whatever number of jobs waits for them.
 DOWNLOADS: Final = 4

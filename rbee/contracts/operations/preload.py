@@ -24,7 +24,7 @@ class ModelPreloadResponse:
     evicted: Annotated[tuple[str, ...], Doc("Models that had to go for it.")] = ()
 
 
-@operation(family="preload", command="load", response=ModelPreloadResponse, served_by=("hive",), lane="preload")
+@operation(family="preload", command="load", response=ModelPreloadResponse, served_by=("hive",), lane="load")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPreload:
     """Read a model's files into memory, so that a worker starts faster."""
