@@ -224,13 +224,13 @@ class Download:
             self.part.ranges.release(self._held)
             self._held = None
 
-    async def spread(self, written: int, at: int) -> int | None:
+    async def spread(self, start: int, at: int) -> int | None:
         """More connections from now on, for what comes after the range that the first one goes on with; its end."""
         assert self.total is not None
         if self.tuning.connections < 2:
             return None
         hold = (
-            written,
+            start,
             min(at + self.tuning.block_of(self.total), self.total, self.part.ranges.wall(at) or self.total),
         )
         self._held = hold

@@ -111,37 +111,68 @@ class Lane:
 
     async def _pour(self, answer: aiohttp.ClientResponse, start: int, end: int | None, may_spread: bool = False) -> int:
         """Read on while what came before is written and hashed by threads; where it ended."""
-        d, pace = self._d, self._pace
-        at = written = start
+        d, pace, sink = self._d, self._pace, _Sink(self._d, start)
         self.end = end
-        pending: list[bytes] = []
-        writing: asyncio.Task[None] | None = None
         try:
-            while self.end is None or at < self.end:
+            while self.end is None or sink.at < self.end:
                 piece = await pace.read(answer.content)
                 if not piece:
                     break
-                if d.total is not None and at + len(piece) > d.total:
+                if d.total is not None and sink.at + len(piece) > d.total:
                     raise Useless(f"the server sent more than {d.total} bytes")
-                pending.append(piece if self.end is None else piece[: self.end - at])
-                at += len(pending[-1])
-                if writing is not None and (writing.done() or at - written >= _BACKLOG):
-                    await writing
-                    writing = None
-                if writing is None:
-                    writing, pending, written = d.write(written, pending), [], at
+                sink.add(piece if self.end is None else piece[: self.end - sink.at])
+                await sink.room()
                 if may_spread and pace.slower_than(d.tuning.fast, d.tuning.probe):
-                    may_spread, self.end = False, await d.spread(written, at)
+                    may_spread, self.end = False, await d.spread(start, sink.at)
         finally:
             # What came before a break or a cancel is kept too.
-            if writing is not None:
-                await asyncio.wait({writing})
-            if pending and (writing is None or writing.exception() is None):
-                writing = d.write(written, pending)
-                await asyncio.wait({writing})
-        if writing is not None:
-            writing.result()
-        return at
+            await sink.drained()
+        sink.check()
+        return sink.at
+
+
+class _Sink:
+    """Writes what comes, in order; what comes meanwhile goes with the next write."""
+
+    def __init__(self, download: Download, start: int) -> None:
+        self._d = download
+        #: Up to where bytes have come, and up to where they are written or being written.
+        self.at = self.written = start
+        self._pending: list[bytes] = []
+        self._task: asyncio.Task[None] | None = None
+        self._failed: BaseException | None = None
+
+    def add(self, piece: bytes) -> None:
+        self._pending.append(piece)
+        self.at += len(piece)
+        if self._task is None:
+            self._start()
+
+    async def room(self) -> None:
+        """Returns when not too much waits. Raises what the disk said."""
+        self.check()
+        while self._task is not None and self.at - self.written >= _BACKLOG:
+            await asyncio.wait({self._task})
+        self.check()
+
+    async def drained(self) -> None:
+        while self._task is not None:
+            await asyncio.wait({self._task})
+
+    def check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    def _start(self) -> None:
+        pieces, self._pending = self._pending, []
+        self._task = self._d.write(self.written, pieces)
+        self.written = self.at
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._task, self._failed = None, task.exception()
+        if self._pending and self._failed is None:
+            self._start()
 
 
 class _Pace:
