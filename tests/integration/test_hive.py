@@ -75,9 +75,10 @@ async def only(hive: HiveClient) -> WorkerRecord:
 
 
 async def test_open_endpoints_and_check(hive: HiveClient) -> None:
-    for path, said in (("/health", "ok"), ("/readyz", "ready")):
+    for path, said in (("/health", "ok"), ("/readyz", '{"status":"ready"}')):
         async with hive.session.get(hive.url + path) as answer:
-            assert (answer.status, await answer.text()) == (200, said)
+            assert answer.status == 200
+            assert said in await answer.text()
     told = await hive.run(HiveCheck(hive_id="h1"))
     assert told.names == ["hive_check_start", *["hive_check_step"] * 5, "hive_check_complete", "result"]
     with pytest.raises(RbeeError, match="This is hive 'h1', not 'h2'"):
@@ -148,7 +149,7 @@ async def test_foreign_pids_are_never_touched(hive: HiveClient) -> None:
         ({"worker": "cuda", "device": 7}, "device_not_found", "no device cuda:7"),
         ({"engine": "vllm"}, "no_engine", "No vllm is installed"),
         ({"options": WorkerOptions(threads=4096)}, "invalid_request", "4096 threads"),
-        ({"options": WorkerOptions(context_length=512, parallel=256, batch_size=10**9)}, "insufficient_memory", "MB"),
+        ({"options": WorkerOptions(context_length=128, batch_size=10**9)}, "bad_options", "hold 256"),
     ],
 )
 async def test_what_cannot_be_is_refused_before_anything_starts(

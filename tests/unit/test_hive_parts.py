@@ -100,8 +100,13 @@ def test_memory_is_told_with_both_numbers() -> None:
     with pytest.raises(Insufficient, match=rf"about {large.memory / 1e6:,.0f} MB with 64 slots of 512 .* 1 MB are"):
         admission.check_memory(MODEL, large, CPU, 10**6)
     with pytest.raises(Insufficient, match=r"on cuda:1"):
-        admission.check_memory(MODEL, large, GPU, 10**12)
-    admission.check_memory(MODEL, large, replace(GPU, vram_free_mb=None), 0)
+        admission.check_memory(MODEL, large, GPU, admission.available_on(GPU, 10**12, 0))
+    assert admission.available_on(replace(GPU, vram_free_mb=10), 0, 5) == 10 * 2**20 - 5
+    assert admission.available_on(replace(GPU, vram_free_mb=10), 0, 10**9) == 0
+    assert admission.available_on(replace(GPU, vram_free_mb=None), 0, 0) is None
+    assert admission.available_on(replace(GPU, device_type="metal", vram_free_mb=None), 5, 0) == 5
+    assert admission.available_on(CPU, -1, 0) == 0
+    admission.check_memory(MODEL, large, replace(GPU, vram_free_mb=None), None)
     unknown = admission.needs_of(SPAWN, MODEL, None)
     assert unknown.memory > MODEL.size_bytes
     assert unknown.context_length is None

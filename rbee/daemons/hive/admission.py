@@ -3,28 +3,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rbee.adapters.catalog import BinaryEntry
 from rbee.adapters.gguf import GgufHeader
+from rbee.adapters.mlc import MlcModel
 from rbee.contracts.operations.workers import WorkerSpawn
 from rbee.core.errors import Insufficient, InvalidRequest, NotFound, RbeeError
-from rbee.core.memory import DEFAULT_BATCH, DEFAULT_PARALLEL, context_for, kv_bytes, llama_cpp_bytes
+from rbee.core.memory import DEFAULT_BATCH, DEFAULT_PARALLEL, context_for, kv_bytes, llama_cpp_bytes, mlc_bytes
 from rbee.core.problems import did_you_mean
+from rbee.core.providers import EngineProvider
 from rbee.core.records import Device, ModelRecord
 
 #: Bytes an engine takes beside the model where nothing better is known.
 _OVERHEAD = 256 * 10**6
+_WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+#: Which backend tells of devices of a type.
+_BACKENDS = {"cuda": "nvidia", "rocm": "amd", "metal": "apple"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a worker will take. `memory` in bytes, on its device."""
+    """What a worker will take. `memory` in bytes, on its device: by the formula, or as others were measured."""
 
     memory: int
     slots: int
     context_length: int | None
+    basis: Literal["formula", "measured"] = "formula"
+
+
+def check_worker_id(worker_id: str, known: Iterable[str]) -> None:
+    """Raises InvalidRequest `bad_worker_id`: the id names a folder, stands in URLs, metrics and logs.
+
+    One that differs from a known one only in case is refused too: on some disks they would share a folder.
+    """
+    if _WORKER_ID.fullmatch(worker_id) is None:
+        raise InvalidRequest(
+            f"A worker cannot be called {worker_id[:120]!r}.",
+            code="bad_worker_id",
+            mend="An id is 1 to 100 of the characters A-Z a-z 0-9 . _ - and begins with a letter or a digit.",
+            param="worker_id",
+        )
+    for other in known:
+        if other != worker_id and other.lower() == worker_id.lower():
+            raise InvalidRequest(
+                f"There is a worker {other!r} already, which differs from {worker_id!r} only in case.",
+                code="bad_worker_id",
+                mend="Give the new one another id.",
+                param="worker_id",
+            )
+
+
+def check_port(port: int | None, ports: tuple[int, int]) -> None:
+    """Raises InvalidRequest `port_out_of_range`: only the hive's own ports are open to its queen."""
+    if port is not None and not ports[0] <= port <= ports[1]:
+        raise InvalidRequest(
+            f"Port {port} is none of this hive's worker ports, {ports[0]} to {ports[1]}.",
+            code="port_out_of_range",
+            mend="Leave it out, give one of the range, or widen `worker_ports` of this hive in rbee.yaml.",
+            param="port",
+        )
 
 
 def model_ready(model_id: str, models: Sequence[ModelRecord]) -> ModelRecord:
@@ -36,23 +77,44 @@ def model_ready(model_id: str, models: Sequence[ModelRecord]) -> ModelRecord:
             code="model_not_found",
             mend=did_you_mean(model_id, [m.id for m in models]) or "Download it first.",
         )
+    if record.status == "downloading":
+        raise RbeeError(
+            f"The model {model_id!r} cannot be used yet: it is being downloaded.",
+            code="model_not_available",
+            mend="Wait for its download, or go on with one that was paused.",
+        )
     if record.status != "available":
-        why = record.error or "it is being downloaded"
+        why = record.error or "its files cannot be used."
         raise RbeeError(f"The model {model_id!r} cannot be used: {why}", code="model_not_available")
     return record
 
 
-def choose_device(request: WorkerSpawn, devices: Sequence[Device]) -> Device:
-    """The device asked for. Raises NotFound naming what is there."""
+def choose_device(
+    request: WorkerSpawn,
+    devices: Sequence[Device],
+    reasons: Mapping[str, str] | None = None,
+    broken: Iterable[str] = (),
+) -> Device:
+    """The device asked for. Raises NotFound `device_not_found` naming what is there; RbeeError `device_not_usable`
+    when its driver is there and does not work. `reasons` say why a backend has none, `broken` which of them should."""
     for device in devices:
         if (device.device_type, device.device_id) == (request.worker, request.device):
             return device
-    wanted = "cpu" if request.worker == "cpu" else f"{request.worker}:{request.device}"
+    wanted = device_id(request)
+    backend = _BACKENDS.get(request.worker, "")
+    why = (reasons or {}).get(backend, "")
+    if backend in set(broken):
+        raise RbeeError(f"The device {wanted} cannot be used: {why}", code="device_not_usable")
     raise NotFound(
-        f"There is no device {wanted} on this hive.",
+        f"There is no device {wanted} on this hive{f' ({why})' if why else ''}.",
         code="device_not_found",
         mend=f"It has: {', '.join(d.id for d in devices)}.",
     )
+
+
+def device_id(request: WorkerSpawn) -> str:
+    """Of the device asked for; a machine has one CPU device, whatever its index."""
+    return f"{request.worker}:{request.device}" if request.worker != "cpu" or request.device else "cpu"
 
 
 def choose_engine(
@@ -62,6 +124,7 @@ def choose_engine(
     named = [e for e in entries if request.engine in (None, e.artifact.engine)]
     able = [e for e in named if e.runs(request.worker, model.format)]
     if not able:
+        _refuse_named(request, model, named)
         broken = "; ".join(f"{e.artifact.id}: {e.artifact.error}" for e in named if e.artifact.error)
         raise NotFound(
             f"No {request.engine or 'engine'} is installed that runs {model.format} models on {request.worker}."
@@ -81,29 +144,109 @@ def choose_engine(
     return best
 
 
-def needs_of(request: WorkerSpawn, model: ModelRecord, header: GgufHeader | None) -> Needs:
-    """Memory, slots and context. For GGUF by llama.cpp's own formula (see `core.memory`), else from the file's
-    size."""
+def _refuse_named(request: WorkerSpawn, model: ModelRecord, named: Sequence[BinaryEntry]) -> None:
+    """An engine that was asked for by name and is well, but is for other models or devices. Raises InvalidRequest."""
+    sound = [e.provider for e in named if e.provider is not None and e.artifact.status == "available"]
+    if request.engine is None or not sound:
+        return
+    formats = {f for p in sound for f in p.formats}
+    if model.format not in formats:
+        raise InvalidRequest(
+            f"{request.engine} cannot run {model.id!r}: it reads {' and '.join(sorted(formats))} models, and this one "
+            f"is {model.format}.",
+            code="wrong_format",
+            mend="Leave `engine` out, or take the model in another format.",
+            param="engine",
+        )
+    types = {t for p in sound for t in p.worker_types}
+    if request.worker not in types:
+        raise InvalidRequest(
+            f"{request.engine} does not run on {request.worker}; it runs on {' and '.join(sorted(types))}.",
+            code="wrong_device",
+            mend="Leave `engine` out, or take another device.",
+            param="engine",
+        )
+
+
+def needs_of(request: WorkerSpawn, model: ModelRecord, header: GgufHeader | MlcModel | None) -> Needs:
+    """Memory, slots and context, by formula (all in bytes; `core.memory` has the parts and their sources).
+
+    - GGUF on a CPU: `38 MB + tensors + layers*context*slots*kv_heads*(key+value width)*2 + 4*batch*(3*FF + 4*D)
+      + 250*vocabulary` (`llama_cpp_bytes`).
+    - GGUF on a GPU: `tensors + keys and values as above + 256 MB` of overhead.
+    - MLC: its own estimate (`mlc_bytes`).
+    - Nothing known of the model: the size of its files + 256 MB.
+    """
     options = request.options
     slots = options.parallel or DEFAULT_PARALLEL
     if header is None or not header.shape.layers:
         return Needs(memory=model.size_bytes + _OVERHEAD, slots=slots, context_length=options.context_length)
     shape = header.shape
     context = context_for(shape.context_length or None, options.context_length)
-    if request.worker != "cpu":
+    if isinstance(header, MlcModel):
+        chunk = options.batch_size or header.prefill_chunk
+        memory = mlc_bytes(shape, context=context, parallel=slots, prefill_chunk=chunk)
+    elif request.worker != "cpu":
         memory = shape.tensor_bytes + kv_bytes(shape, context, slots) + _OVERHEAD
     else:
         memory = llama_cpp_bytes(shape, context=context, parallel=slots, batch=options.batch_size or DEFAULT_BATCH)
     return Needs(memory=memory, slots=slots, context_length=context)
 
 
-def check_memory(model: ModelRecord, needs: Needs, device: Device, available: int) -> None:
+def notes_of(request: WorkerSpawn, needs: Needs) -> tuple[str, ...]:
+    """What is done otherwise than asked, for a person."""
+    asked = request.options.context_length
+    if asked is None or needs.context_length is None or needs.context_length >= asked:
+        return ()
+    return (
+        f"The model was trained for {needs.context_length:,} tokens of context: it gets those, not {asked:,}. "
+        "Beyond them its answers would make no sense.",
+    )
+
+
+def check_options(request: WorkerSpawn, provider: EngineProvider, needs: Needs) -> None:
+    """Raises InvalidRequest `option_not_supported` for an option that the engine does not take, and `bad_options` for
+    one that cannot be."""
+    options, taken = request.options, " ".join(provider.command)
+    for name in ("context_length", "parallel", "batch_size", "threads"):
+        if getattr(options, name) is not None and f"{{{name}}}" not in taken:
+            raise InvalidRequest(
+                f"{provider.name} has no option {name}.",
+                code="option_not_supported",
+                mend="Leave it out, or take another engine.",
+                param=f"options.{name}",
+            )
+    most = needs.context_length * needs.slots if needs.context_length else None
+    if options.batch_size is not None and most is not None and options.batch_size > most:
+        raise InvalidRequest(
+            f"A batch of {options.batch_size:,} tokens cannot be: its {needs.slots} slots of {needs.context_length:,} "
+            f"tokens hold {most:,}.",
+            code="bad_options",
+            mend="Give it a smaller batch_size, or leave it out.",
+            param="options.batch_size",
+        )
+    limit = options.memory_limit_mb
+    if limit is not None and request.worker == "cpu" and limit * 10**6 < needs.memory:
+        raise InvalidRequest(
+            f"It will need about {needs.memory / 1e6:,.0f} MB, more than its memory limit of {limit:,} MB: it would be "
+            "started anew for ever.",
+            code="bad_options",
+            mend="Raise memory_limit_mb, or give it a smaller context_length or parallel.",
+            param="options.memory_limit_mb",
+        )
+
+
+def available_on(device: Device, memory: int, starting: int) -> int | None:
+    """Bytes that a new worker may take: of the machine's (`memory`) on a CPU and where a GPU has none of its own; else
+    of the GPU's, less `starting` bytes that were granted and are not taken yet. None when nobody can tell."""
+    if device.device_type == "cpu" or (device.device_type == "metal" and device.vram_free_mb is None):
+        return max(0, memory)
+    return None if device.vram_free_mb is None else max(0, device.vram_free_mb * 2**20 - starting)
+
+
+def check_memory(model: ModelRecord, needs: Needs, device: Device, available: int | None) -> None:
     """Raises Insufficient `insufficient_memory` with both numbers when the worker will not fit."""
-    if device.device_type != "cpu":
-        if device.vram_free_mb is None:
-            return
-        available = device.vram_free_mb * 2**20
-    if needs.memory <= available:
+    if available is None or needs.memory <= available:
         return
     context = f" with {needs.slots} slots of {needs.context_length} tokens" if needs.context_length else ""
     raise Insufficient(

@@ -30,7 +30,10 @@ from rbee.daemons.hive.hive_ops import HiveOps, only_for
 from rbee.daemons.hive.model_ops import ModelOps
 from rbee.daemons.hive.preload import Preloader
 from rbee.daemons.hive.preload_ops import PreloadOps
+from rbee.daemons.hive.remembered import Remembered
 from rbee.daemons.hive.sight import Sight
+from rbee.daemons.hive.spawn import Spawner
+from rbee.daemons.hive.spawn_plan import Planner
 from rbee.daemons.hive.supervisor import Supervisor
 from rbee.daemons.hive.system_ops import SystemOps
 from rbee.daemons.hive.worker_ops import WorkerOps
@@ -72,15 +75,7 @@ class Hive:
             self.config.hive_id,
             {
                 **ModelOps(self.models, self.downloads, self.supervisor).handlers(),
-                **WorkerOps(
-                    self.config,
-                    self._token_file,
-                    self.supervisor,
-                    self.models,
-                    self.binaries,
-                    self.devices,
-                    self.heartbeat,
-                ).handlers(),
+                **WorkerOps(self.config.hive_id, self.supervisor, self._spawner()).handlers(),
                 **DeviceOps(self.devices, self.supervisor).handlers(),
                 **SystemOps(self.sight, self.supervisor).handlers(),
                 **BinaryOps(self.binaries).handlers(),
@@ -107,6 +102,13 @@ class Hive:
                 ).handlers(),
             },
         )
+
+    def _spawner(self) -> Spawner:
+        memory = Remembered(self.paths.data / "memory.json")
+        planner = Planner(
+            self.config, self._token_file, self.models, self.binaries, self.devices, self.heartbeat, memory
+        )
+        return Spawner(planner, self.supervisor, self.models, memory)
 
     async def start(self, *, revive: bool = True, doing: str = "") -> None:
         """Take the machine's hive lock and adopt what runs. Raises Conflict when another hive of these paths runs.

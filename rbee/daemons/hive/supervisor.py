@@ -130,6 +130,10 @@ class Supervisor:
 
     # What there is.
 
+    def all(self) -> tuple[Managed, ...]:
+        """Every worker, failed and unloaded ones too."""
+        return tuple(self._workers.values())
+
     def find(self, worker_id: str) -> Managed | None:
         return self._workers.get(worker_id)
 

@@ -1,189 +1,56 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Operations on worker processes: WorkerSpawn, WorkerProcessList, WorkerProcessGet, WorkerProcessDelete."""
+"""Operations on worker processes: WorkerSpawn, WorkerSpawnBatch, WorkerProcessList, WorkerProcessGet,
+WorkerProcessDelete, WorkerLogs."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Final
 
-from rbee.adapters import gguf, process, system
-from rbee.adapters.catalog import ModelCatalog, WorkerBinaryCatalog
-from rbee.contracts.configs import HiveConfig, WorkerConfig
+from rbee.adapters import process
+from rbee.contracts.narration import Level
 from rbee.contracts.operations import workers as ops
-from rbee.core.errors import Conflict, RbeeError
-from rbee.core.records import ModelRecord
-from rbee.daemons.access import is_loopback, split_address
-from rbee.daemons.hive import admission
-from rbee.daemons.hive.devices import Devices
-from rbee.daemons.hive.heartbeat import Heartbeat
+from rbee.core.errors import NotFound
+from rbee.core.logs_window import Line, since_of
+from rbee.core.problems import did_you_mean
 from rbee.daemons.hive.managed import Managed
-from rbee.daemons.hive.supervisor import Order, Supervisor
+from rbee.daemons.hive.spawn import Spawner
+from rbee.daemons.hive.spawn_batch import spawn_batch
+from rbee.daemons.hive.supervisor import Supervisor
+from rbee.daemons.hive.worker_logs import LogReader, pause
 from rbee.daemons.jobs import Handler, JobContext
 
-#: Between two `worker_spawn_health_check` events.
-TELL_EVERY = 2.0
+#: Lines that are told before others may do something.
+_AT_ONCE: Final = 100
+_LEVELS: Final[dict[str, Level]] = {"debug": "debug", "info": "info", "warning": "warning"}
 
 
 class WorkerOps:
     """The supervisor, made into jobs."""
 
-    def __init__(
-        self,
-        config: HiveConfig,
-        token_file: Path | None,
-        supervisor: Supervisor,
-        models: ModelCatalog,
-        binaries: WorkerBinaryCatalog,
-        devices: Devices,
-        heartbeat: Heartbeat,
-    ) -> None:
-        self._config = config
-        self._token_file = token_file
+    def __init__(self, hive_id: str, supervisor: Supervisor, spawner: Spawner) -> None:
+        self._hive_id = hive_id
         self._supervisor = supervisor
-        self._models = models
-        self._binaries = binaries
-        self._devices = devices
-        self._heartbeat = heartbeat
+        self._spawner = spawner
 
     def handlers(self) -> dict[str, Handler]:
         return {
             "WorkerSpawn": self.spawn,
+            "WorkerSpawnBatch": self.spawn_batch,
             "WorkerProcessList": self.list,
             "WorkerProcessGet": self.get,
             "WorkerProcessDelete": self.delete,
+            "WorkerLogs": self.logs,
         }
 
     async def spawn(self, ctx: JobContext, request: ops.WorkerSpawn) -> ops.WorkerSpawnResponse:
         """Start a worker and wait until it is ready. One that runs already as asked for is returned as it is."""
-        device = "cpu" if request.worker == "cpu" else f"{request.worker}:{request.device}"
-        ctx.narrate(
-            "worker_spawn_start",
-            f"Starting a worker for {request.model} on {device}.",
-            model=request.model,
-            device=device,
-            worker_id=request.worker_id,
-        )
-        try:
-            return await self._spawn(ctx, request)
-        except RbeeError as e:
-            ctx.narrate("worker_spawn_error", e.message, "error", worker_id=request.worker_id, code=e.code)
-            raise
+        return await self._spawner.finish(ctx, await self._spawner.begin(ctx, request))
 
-    async def _spawn(self, ctx: JobContext, request: ops.WorkerSpawn) -> ops.WorkerSpawnResponse:
-        worker = self._running_as_asked(request)
-        started = worker is None
-        if worker is None:
-            order = await self._order(request)
-            # Another job may have been quicker meanwhile; from here to `begin` nobody can.
-            worker = self._running_as_asked(request)
-            started = worker is None
-            worker = worker or self._supervisor.begin(order)
-        try:
-            await self._until_settled(ctx, worker)
-        except asyncio.CancelledError:
-            # A cancelled job leaves nothing behind; a hive that ends leaves the worker to the next one.
-            if started and not self._supervisor.closing:
-                await asyncio.shield(self._supervisor.end(worker, lambda step: None))
-            raise
-        if worker.stopping:
-            raise RbeeError(f"Worker {worker.id} was stopped while it started.", code="worker_stopped")
-        if worker.state.status == "failed":
-            reason = worker.state.reason or "It does not say why."
-            if not worker.state.pid:
-                await self._supervisor.end(worker, lambda step: None)
-            raise RbeeError(f"Worker {worker.id} failed: {reason}", code="worker_failed")
-        await asyncio.to_thread(self._models.touch, worker.config.model, system.now())
-        ctx.narrate(
-            "worker_spawn_complete",
-            f"Worker {worker.id} is ready (pid {worker.state.pid}, port {worker.state.port}).",
-            worker_id=worker.id,
-            pid=worker.state.pid,
-            port=worker.state.port,
-            url=worker.config.url,
-        )
-        return ops.WorkerSpawnResponse(
-            worker_id=worker.id,
-            port=worker.state.port,
-            pid=worker.state.pid,
-            status=worker.state.status,
-            url=worker.config.url,
-        )
-
-    def _running_as_asked(self, request: ops.WorkerSpawn) -> Managed | None:
-        """Raises Conflict when a worker of that id runs, but is another."""
-        worker = self._supervisor.find(request.worker_id) if request.worker_id else None
-        if worker is None or not worker.holds:
-            return None
-        wanted = request.mark.spec_digest if request.mark else ""
-        if worker.stopping or not wanted or wanted != worker.spec_digest:
-            raise Conflict(
-                f"Worker {worker.id!r} runs already (pid {worker.state.pid}) with other settings.",
-                code="worker_exists",
-                mend="Stop it first, or give the new one another id.",
-            )
-        return worker
-
-    async def _order(self, request: ops.WorkerSpawn) -> Order:
-        """All that can be refused is refused here, before anything is started."""
-        records = await asyncio.to_thread(self._models.list)
-        model = admission.model_ready(request.model, records)
-        detected = await self._devices.detect()
-        device = admission.choose_device(request, detected.devices)
-        info = await asyncio.to_thread(system.info, Path(model.path))
-        entries = await asyncio.to_thread(self._binaries.entries)
-        engine = admission.choose_engine(request, model, entries, info.cpu_flags, info.arch)
-        header = await asyncio.to_thread(_header, model)
-        needs = admission.needs_of(request, model, header)
-        sizes = await self._supervisor.sizes()
-        # Nothing is awaited from here to the start, so that two at once are not granted the same memory.
-        available = info.memory_available - self._supervisor.spoken_for(device.id, sizes)
-        admission.check_memory(model, needs, device, max(0, available))
-        assert engine.provider is not None
-        queen_url, queen_trusted = self._queen_of(request)
-        config = WorkerConfig(
-            worker_id=request.worker_id or "",
-            hive_id=self._config.hive_id,
-            fleet=self._config.fleet,
-            model=model.id,
-            model_path=model.path,
-            provider=engine.provider,
-            engine_python=engine.artifact.python,
-            worker_type=request.worker,
-            device=device.id,
-            listen="",
-            url="",
-            queen_url=queen_url,
-            queen_trusted=queen_trusted,
-            token_file=str(self._token_file) if self._token_file else None,
-            options=request.options,
-            heartbeat_interval=self._config.heartbeat_interval,
-        )
-        return Order(config=config, needs=needs, port=request.port, mark=request.mark)
-
-    def _queen_of(self, request: ops.WorkerSpawn) -> tuple[str | None, bool]:
-        """Where the worker sends its heartbeats, and whether that address may be shown the fleet's token: on an open
-        listener any user of this machine may have named it."""
-        known, found = self._config.queen_url, self._heartbeat
-        url = request.queen_url or known or found.queen_url
-        guarded = not is_loopback(split_address(self._config.listen)[0])
-        return url, guarded or url == known or (url == found.queen_url and found.trusted)
-
-    async def _until_settled(self, ctx: JobContext, worker: Managed) -> None:
-        began = asyncio.get_running_loop().time()
-        while True:
-            ctx.narrate(
-                "worker_spawn_health_check",
-                f"Waiting for worker {worker.id} to be ready.",
-                worker_id=worker.id,
-                pid=worker.state.pid,
-                seconds=round(asyncio.get_running_loop().time() - began, 1),
-                progress=worker.progress,
-            )
-            try:
-                await asyncio.wait_for(worker.settled.wait(), TELL_EVERY)
-            except asyncio.TimeoutError:
-                continue
-            return
+    async def spawn_batch(self, ctx: JobContext, request: ops.WorkerSpawnBatch) -> ops.WorkerSpawnBatchResponse:
+        return await spawn_batch(self._spawner, self._hive_id, ctx, request)
 
     async def list(self, ctx: JobContext, request: ops.WorkerProcessList) -> ops.WorkerProcessListResponse:
         ctx.narrate("worker_proc_list_start", "Listing the workers of this hive.")
@@ -218,11 +85,59 @@ class WorkerOps:
             text = "Asked it to end; it may finish its requests." if step == "sigterm" else "It did not go: killed."
             ctx.narrate(f"worker_proc_del_{step}", text, worker_id=worker.id, pid=request.pid)
 
+        # Its largest size so far is what the next one of its kind is expected to take.
+        await self._spawner.remember(worker)
         await asyncio.shield(self._supervisor.end(worker, told))
         ctx.narrate("worker_proc_del_ok", f"Worker {worker.id} is gone.", worker_id=worker.id, pid=request.pid)
         return ops.WorkerProcessDeleteResponse(message=f"Worker {worker.id} is gone.", pid=request.pid)
 
+    async def logs(self, ctx: JobContext, request: ops.WorkerLogs) -> ops.WorkerLogsResponse:
+        """Of a failed or dead worker too; with `follow` until the worker is removed or the job is cancelled."""
+        worker = self._supervisor.find(request.worker_id)
+        if worker is None:
+            known = sorted(w.id for w in self._supervisor.all())
+            raise NotFound(
+                f"There is no worker {request.worker_id[:120]!r} on this hive.",
+                code="worker_not_found",
+                mend=did_you_mean(request.worker_id[:120], known) or "It has none.",
+            )
+        since = since_of(request.since, datetime.now(timezone.utc))
+        reader = LogReader(worker.folder.log)
+        try:
+            last = await asyncio.to_thread(reader.tail, request.tail, since, whole=request.follow)
+            count = await _tell_lines(ctx, worker.id, last)
+            if request.follow:
+                count += await self._follow(ctx, worker, reader)
+        finally:
+            await asyncio.shield(asyncio.to_thread(reader.close))
+        return ops.WorkerLogsResponse(worker_id=worker.id, lines=count)
 
-def _header(model: ModelRecord) -> gguf.GgufHeader | None:
-    """The header of a GGUF, which must be whole. Raises RbeeError `invalid_model`."""
-    return gguf.check_whole(Path(model.path)) if model.format == "gguf" else None
+    async def _follow(self, ctx: JobContext, worker: Managed, reader: LogReader) -> int:
+        count = 0
+        while True:
+            # Looked at before reading, so that the last words of one that goes are still read.
+            gone = self._supervisor.find(worker.id) is not worker
+            found = await asyncio.to_thread(reader.more)
+            if found.skipped:
+                many = f"{found.skipped:,} bytes" if found.skipped > 0 else "Some lines"
+                text = f"{many} were left out: the worker writes faster than this reads."
+                ctx.narrate("worker_logs_skipped", text, "warning", worker_id=worker.id, bytes=max(0, found.skipped))
+            count += await _tell_lines(ctx, worker.id, found.lines)
+            if gone and not found.behind:
+                break
+            await pause(found)
+        count += await _tell_lines(ctx, worker.id, reader.last())
+        ctx.narrate("worker_logs_end", f"Worker {worker.id} is gone.", worker_id=worker.id)
+        return count
+
+
+async def _tell_lines(ctx: JobContext, worker_id: str, lines: Iterable[Line]) -> int:
+    """How many they are. `line` is as it was written; the message is what it says."""
+    count = 0
+    for count, line in enumerate(lines, 1):
+        level = _LEVELS.get(line.level or "info", "error")
+        more = {"more": True} if line.more else {}
+        ctx.narrate("worker_logs_line", line.said, level, worker_id=worker_id, line=line.text, time=line.time, **more)
+        if count % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return count
