@@ -23,6 +23,7 @@ from rbee.daemons import sse
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Route, Server, build
 from rbee.daemons.jobs import Handler, JobContext, JobRunner
+from rbee.daemons.lanes import Lanes
 
 SECRET = "very-secret-fleet-token"
 
@@ -53,8 +54,8 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(path: Path, handler: Handler, **store: int) -> AsyncIterator[Bench]:
-    runner = JobRunner(SqliteJobStore(path, **store), {"QueenCheck": handler}, "test", secrets=[SECRET])
+async def bench(path: Path, handler: Handler, lanes: Lanes | None = None, **store: int) -> AsyncIterator[Bench]:
+    runner = JobRunner(SqliteJobStore(path, **store), {"QueenCheck": handler}, "test", secrets=[SECRET], lanes=lanes)
     await runner.start()
     server = Server(build(runner.routes()), [Listener("127.0.0.1", 0)])
     await server.start()
@@ -263,6 +264,28 @@ async def test_what_the_list_does_not_know_is_refused(tmp_path: Path, query: str
     ):
         assert answer.status == 400
         assert (await answer.json())["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_large_result_is_kept_whole_and_left_out_of_lists(tmp_path: Path) -> None:
+    text = f"{SECRET} " + "x" * 3_000_000
+
+    async def large(context: JobContext, request: object) -> QueenCheckResponse:
+        return QueenCheckResponse(message=text)
+
+    async with bench(tmp_path / "a.db", large) as b:
+        job_id = await b.submit()
+        told = frames(await b.stream(job_id))
+        expected = {"message": text.replace(SECRET, "[redacted]")}
+        assert [told[0][1]["result"], told[1][1]] == [expected, "[DONE]"]
+        job = await b.job(job_id)
+        assert job["result"] == expected
+        assert job["result_bytes"] == len(json.dumps(expected, separators=(",", ":")))
+        async with b.http.get(f"{b.url}/v1/jobs") as answer:
+            (listed,) = (await answer.json())["jobs"]
+        assert (listed["result"], listed["result_bytes"]) == (None, job["result_bytes"])
+    async with bench(tmp_path / "a.db", three) as b:
+        assert await b.job(job_id) == job
+        assert frames(await b.stream(job_id)) == told
 
 
 async def test_a_reader_that_stops_reading_holds_up_nobody(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -187,9 +188,8 @@ def test_the_files_of_a_folder_and_of_a_split_model_in_a_folder_within(tmp_path:
 async def test_two_at_once_read_it_once(started: Started, paths: Paths) -> None:
     add(paths, "a", 20 * MB)
     async with started() as hive:
-        jobs = [await hive.submit(ModelPreload(model_id="a")) for _ in range(4)]
-        ends = [[e async for e in hive.events(job)][-1] for job in jobs]
-        assert [e["result"]["resident_bytes"] for e in ends] == [20 * MB] * 4
+        loaded = await asyncio.gather(*(load(hive, "a") for _ in range(4)))
+        assert [x.resident_bytes for x in loaded] == [20 * MB] * 4
         assert len(keepers("a")) <= 1
 
 

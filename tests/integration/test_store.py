@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from rbee.adapters.store import SqliteJobStore
+from rbee.contracts import codec
 from rbee.contracts.jobs import Job
 from rbee.core.errors import RbeeError
 
@@ -83,3 +86,97 @@ async def test_a_closed_store_answers_with_an_error(tmp_path: Path) -> None:
     await store.close()
     with pytest.raises(RbeeError):
         await asyncio.wait_for(store.get("job-1"), 5)
+
+
+async def test_the_bytes_of_one_jobs_events_are_bounded_while_it_runs_and_after(tmp_path: Path) -> None:
+    store = SqliteJobStore(tmp_path / "jobs.db", event_bytes=100_000)
+    await store.open()
+    store.put(job(1, "running"))
+    for i in range(1, 2001):
+        store.append("job-1", i, b"%04d" % i + b"x" * 996)
+        if i % 200 == 0:
+            found = [e async for e in every_event(store, "job-1")]
+            assert sum(len(data) for _, data in found) <= 113_500
+            assert [seq for seq, _ in found] == list(range(i - len(found) + 1, i + 1))
+    store.append("job-1", 2001, b"y" * 500_000)
+    store.put(job(1))
+    assert [seq async for seq, _ in every_event(store, "job-1")] == [2001], "the newest stays, whatever its size"
+    await store.close()
+    assert (tmp_path / "jobs.db").stat().st_size < 1_500_000
+
+
+async def every_event(store: SqliteJobStore, job_id: str) -> AsyncIterator[tuple[int, bytes]]:
+    after = 0
+    while found := await store.events(job_id, after, 256):
+        for seq, data in found:
+            yield seq, data
+        after = found[-1][0]
+
+
+async def test_events_come_in_portions_of_bytes(tmp_path: Path) -> None:
+    store = SqliteJobStore(tmp_path / "jobs.db")
+    await store.open()
+    for i in range(1, 11):
+        store.append("job-1", i, b"x" * 100_000)
+    assert len(await store.events("job-1", 0, 256)) == 2
+    assert [seq async for seq, _ in every_event(store, "job-1")] == list(range(1, 11))
+    await store.close()
+
+
+async def test_the_oldest_ended_jobs_go_when_all_are_too_large(tmp_path: Path) -> None:
+    def with_result(n: int, size: int, state: str = "completed") -> Job:
+        return dataclasses.replace(job(n, state), result={"text": "x" * size})
+
+    store = SqliteJobStore(tmp_path / "jobs.db", total_bytes=1_000_000)
+    await store.open()
+    store.put(job(0, "running"))
+    for i in range(1, 21):
+        store.put(job(i, "queued"))
+        store.append(f"job-{i}", 1, b"e" * 100_000)
+        store.put(with_result(i, 100_000))
+    ids = [j.job_id for j in (await store.page(None, 100, None)).jobs]
+    assert ids == [f"job-{i}" for i in (20, 19, 18, 17, 0)]
+    assert await store.events("job-16", 0, 10) == []
+    await store.close()
+    assert (tmp_path / "jobs.db").stat().st_size < 2_000_000
+    store = SqliteJobStore(tmp_path / "jobs.db", total_bytes=1_000_000)
+    await store.open()  # what is there is counted
+    store.put(with_result(30, 1_500_000))
+    assert [j.job_id for j in (await store.page(None, 100, None)).jobs] == ["job-30", "job-0"]
+    await store.close()
+
+
+async def test_a_page_is_bounded_by_bytes_and_goes_on_where_it_ended(tmp_path: Path) -> None:
+    store = SqliteJobStore(tmp_path / "jobs.db")
+    await store.open()
+    for i in range(1, 11):
+        store.put(dataclasses.replace(job(i), request={"text": "x" * 1_000_000}))
+    seen, cursor = [], None
+    for _ in range(4):
+        page = await store.page(None, 100, cursor)
+        assert len(page.jobs) <= 5
+        seen += [j.job_id for j in page.jobs]
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert seen == [f"job-{i}" for i in range(10, 0, -1)]
+    await store.close()
+
+
+async def test_a_file_of_an_older_release_is_taken_over(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "jobs.db")
+    db.executescript(
+        "CREATE TABLE schema_version (version INTEGER NOT NULL); INSERT INTO schema_version VALUES (1);"
+        "CREATE TABLE jobs (n INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL UNIQUE, state TEXT NOT NULL,"
+        " job TEXT NOT NULL);"
+    )
+    old = dataclasses.replace(job(1), result={"message": "ok"})
+    db.execute("INSERT INTO jobs (job_id, state, job) VALUES ('job-1', 'completed', ?)", (codec.encode(old).decode(),))
+    db.commit()
+    db.close()
+    store = SqliteJobStore(tmp_path / "jobs.db", total_bytes=100)
+    await store.open()
+    assert await store.get("job-1") == old
+    store.put(job(2))
+    assert [j.job_id for j in (await store.page(None, 100, None)).jobs] == ["job-2"], "its size is known too"
+    await store.close()
