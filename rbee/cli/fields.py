@@ -29,8 +29,8 @@ _MOST = 2**20
 
 
 def parameters(request: type, skip: Collection[str] = ()) -> list[click.Parameter]:
-    """An option for every field that a person may say, and an argument for the one that must be said, where there
-    is just one: `rbee model get NAME` is `rbee model get --model-id NAME`."""
+    """An option for every field that a person may say, and an argument for the one that must be said (or is the
+    first to be thought of), where there is just one: `rbee model get NAME` is `rbee model get --model-id NAME`."""
     main = _main(request)
     found = _options(request, _NOT_ASKED | set(skip), main)
     if main is None:
@@ -53,7 +53,7 @@ def said_fields(request: type, said: Mapping[str, Any]) -> dict[str, Any]:
         if main in given and click.get_current_context().get_parameter_source(main) is _COMMANDLINE:
             raise click.UsageError(f"{_flag(main)} and the argument say the same thing: leave one out.")
         given[main] = given.pop(POSITIONAL)
-    if main is not None and main not in given:
+    if main is not None and main not in given and main in _needed(request):
         raise click.UsageError(f"Missing argument {main.removesuffix('s').upper()} (or option {_flag(main)}).")
     out: dict[str, Any] = {}
     for name, value in given.items():
@@ -71,12 +71,18 @@ _COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 
 
 def _main(request: type) -> str | None:
-    """The one field that must be said, when it is a text, a number or a list of texts."""
-    needed = [f.name for f in dataclasses.fields(request) if _required(f)]
+    """The one field that must be said, when it is a text, a number or a list of texts; where none must, the one that
+    its type calls the argument."""
+    hints = {name: _unwrapped(hint) for name, hint in typing.get_type_hints(request, include_extras=True).items()}
+    needed = _needed(request) or [name for name, (_, doc) in hints.items() if doc is not None and doc.argument]
     if len(needed) != 1:
         return None
-    hint, _ = _unwrapped(typing.get_type_hints(request, include_extras=True)[needed[0]])
+    hint, _ = hints[needed[0]]
     return needed[0] if hint in _SCALARS or hint == tuple[str, ...] else None
+
+
+def _needed(request: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(request) if _required(f)]
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

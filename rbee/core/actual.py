@@ -15,6 +15,8 @@ from rbee.core.records import Device, ModelRecord, WorkerBinary, WorkerRecord
 from rbee.core.spec import Ssh
 
 ALIVE = frozenset({"starting", "ready", "busy"})
+#: Of a worker that is as it shall be: one unloaded for want of requests is started again when it is asked for.
+IN_PLACE = ALIVE | {"unloaded"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,7 @@ def fingerprint(actual: Actual) -> str:
             "token": seen.token_digest,
             "models": sorted((m.id, m.status, m.checksum or "", m.source) for m in seen.models),
             "workers": sorted(
-                (w.worker_id, w.status in ALIVE, w.mark.spec_digest if w.mark else "") for w in seen.workers
+                (w.worker_id, w.status in IN_PLACE, w.mark.spec_digest if w.mark else "") for w in seen.workers
             ),
             "binaries": sorted((b.id, b.status) for b in seen.binaries),
             "problems": sorted(p.summary for p in seen.problems),

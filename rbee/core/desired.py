@@ -39,6 +39,7 @@ class WorkerWanted:
     binary_id: str
     device: str
     options: WorkerOptions
+    idle_timeout: float | None = None
     digest: str
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rbee.core.actions import Action, Change, Kind
-from rbee.core.actual import ALIVE, HiveActual
+from rbee.core.actual import IN_PLACE, HiveActual
 from rbee.core.desired import Desired, HiveWanted, ModelWanted, WorkerWanted
 from rbee.core.problems import Problem
 from rbee.core.records import Mark, ModelRecord, WorkerRecord
@@ -37,10 +37,10 @@ def hive_actions(wanted: HiveWanted, seen: HiveActual, fleet: str) -> Iterator[A
 
 
 def _staying(wanted: HiveWanted, seen: HiveActual, fleet: str) -> list[WorkerRecord]:
-    """Workers that run and go on as they are although this file does not describe them: made by hand, or held
+    """Workers that are in place and go on as they are although this file does not describe them: made by hand, or held
     because what is wanted instead cannot be had now. Their engines and models stay too."""
     held = set(wanted.held) | {w.worker_id for w in wanted.workers if w.model in _taken(wanted, seen, fleet)}
-    return [w for w in seen.workers if w.status in ALIVE and (not ours(w.mark, fleet) or w.worker_id in held)]
+    return [w for w in seen.workers if w.status in IN_PLACE and (not ours(w.mark, fleet) or w.worker_id in held)]
 
 
 def _taken(wanted: HiveWanted, seen: HiveActual, fleet: str) -> dict[str, ModelRecord]:
@@ -130,7 +130,7 @@ def _remove_model(record: ModelRecord, hive: str, reason: str) -> Action:
 
 def _workers(wanted: HiveWanted, seen: HiveActual, fleet: str) -> Iterator[Action]:
     found = {w.worker_id: w for w in seen.workers if ours(w.mark, fleet)}
-    clashing = {w.worker_id for w in seen.workers if not ours(w.mark, fleet) and w.status in ALIVE}
+    clashing = {w.worker_id for w in seen.workers if not ours(w.mark, fleet) and w.status in IN_PLACE}
     taken = _taken(wanted, seen, fleet)
     for worker in wanted.workers:
         if worker.worker_id in clashing or worker.model in taken:
@@ -147,7 +147,7 @@ def _workers(wanted: HiveWanted, seen: HiveActual, fleet: str) -> Iterator[Actio
 
 
 def _worker_reason(worker: WorkerWanted, found: WorkerRecord) -> str:
-    if found.status not in ALIVE:
+    if found.status not in IN_PLACE:
         return f"{found.status}: {found.reason}" if found.reason else found.status
     if found.mark is None or found.mark.spec_digest == worker.digest:
         return ""
@@ -168,8 +168,9 @@ def _spawn(kind: Kind, change: Change, worker: WorkerWanted, hive: str, reason: 
             "parallel": worker.options.parallel,
             "batch_size": worker.options.batch_size,
             "threads": worker.options.threads,
+            "memory_limit_mb": worker.options.memory_limit_mb,
         },
-        digest=worker.digest, pid=pid,
+        idle_timeout=worker.idle_timeout, digest=worker.digest, pid=pid,
     )  # fmt: skip
 
 
@@ -182,7 +183,7 @@ def _stop_worker(record: WorkerRecord, hive: str, reason: str) -> Action:
 
 def leaves_work(seen: HiveActual, desired: Desired) -> bool:
     """Whether a hive that is to go has workers running or models on disk that only its daemon can clean up."""
-    workers = any(ours(w.mark, desired.fleet) and w.status in ALIVE for w in seen.workers)
+    workers = any(ours(w.mark, desired.fleet) and w.status in IN_PLACE for w in seen.workers)
     return workers or (not desired.keep_models and any(ours(m.mark, desired.fleet) for m in seen.models))
 
 
@@ -197,7 +198,7 @@ def removals(name: str, seen: HiveActual, desired: Desired) -> Iterator[Action]:
             release=installed[-1], as_it_was=True,
         )  # fmt: skip
     for record in seen.workers:
-        if ours(record.mark, fleet) and (seen.live is not None or record.status in ALIVE):
+        if ours(record.mark, fleet) and (seen.live is not None or record.status in IN_PLACE):
             yield _stop_worker(record, name, reason)
     for model in seen.models:
         if ours(model.mark, fleet) and not desired.keep_models:
@@ -226,10 +227,11 @@ def clashes(wanted: HiveWanted, seen: HiveActual, fleet: str) -> Iterator[Proble
         )
     names = {w.worker_id for w in wanted.workers}
     for worker in seen.workers:
-        if worker.worker_id in names and not ours(worker.mark, fleet) and worker.status in ALIVE:
+        if worker.worker_id in names and not ours(worker.mark, fleet) and worker.status in IN_PLACE:
+            which = f"pid {worker.pid}" if worker.pid else "unloaded"
             yield Problem(
                 summary=f"Worker {worker.worker_id!r} on {wanted.name!r} was not made by this fleet",
-                detail="A worker of that name runs without this fleet's mark, and rbee never takes over such a one.",
-                mend=f"Stop it by hand (pid {worker.pid}) or rename the worker in rbee.yaml.",
+                detail="A worker of that name has not this fleet's mark, and rbee never takes over such a one.",
+                mend=f"Stop it by hand ({which}) or rename the worker in rbee.yaml.",
                 subject=f"workers.{worker.worker_id}",
             )

@@ -25,6 +25,8 @@ class Doc:
     max_items: int | None = None
     enum: tuple[str, ...] | None = None
     example: Any = None
+    #: On a command line it may be said without its option's name, though it may be left out.
+    argument: bool = False
     #: What the names of a mapping must match.
     key_pattern: str | None = None
     #: False for what the loader fills in itself: not a key of the file.

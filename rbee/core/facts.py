@@ -99,11 +99,15 @@ class Daemon:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerProcess:
-    """A worker's directory on the machine, and whether its process lives; seen even when the hive is down."""
+    """A worker's directory on the machine, and whether its process lives; seen even when the hive is down.
+
+    `status` is what its hive last wrote down.
+    """
 
     worker_id: str
     pid: int
     alive: bool
+    status: str = ""
     model: str = ""
     engine: str = ""
     fleet: str = ""

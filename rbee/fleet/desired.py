@@ -189,12 +189,15 @@ def _add(
             binary_id=binary,
             device=device,
             options=worker.options,
+            idle_timeout=worker.idle_timeout,
             digest=digest(
                 {
                     "model": [model.source, model.revision, model.sha256 or inputs.files.get(model.name)],
                     "engine": binary,
                     "device": device,
                     "options": worker.options,
+                    # Only where there is one, so that workers without are none the older for it.
+                    **({} if worker.idle_timeout is None else {"idle_timeout": worker.idle_timeout}),
                 }
             ),
         )
@@ -203,7 +206,8 @@ def _add(
 
 
 def _runs(seen: HiveActual, worker_id: str) -> bool:
-    return any(w.worker_id == worker_id and w.status in ("ready", "busy") for w in seen.workers)
+    """Whether it is there and well. An unloaded one is: starting it is its hive's matter, when it is asked for."""
+    return any(w.worker_id == worker_id and w.status in ("ready", "busy", "unloaded") for w in seen.workers)
 
 
 def _lacking(provider: EngineProvider, hive: str, seen: HiveActual, subject: str) -> list[Problem]:

@@ -150,7 +150,7 @@ def _workers(facts: MachineFacts) -> tuple[WorkerRecord, ...]:
     return tuple(
         WorkerRecord(
             worker_id=w.worker_id, model=w.model, engine=w.engine, worker_type="", device="", port=0, url="",
-            pid=w.pid, status="ready" if w.alive else "dead",
+            pid=w.pid, status="ready" if w.alive else "unloaded" if w.status == "unloaded" else "dead",
             mark=Mark(fleet=w.fleet, spec_digest=w.spec_digest) if w.fleet else None,
         )
         for w in facts.workers

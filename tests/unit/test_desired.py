@@ -140,15 +140,17 @@ def digest_of(seen: HiveActual | None = None, **kw: Any) -> str:
 
 
 def test_a_workers_digest_is_of_what_asks_for_a_new_process() -> None:
-    same = {digest_of(), digest_of(replicas=1), digest_of(idle_timeout=5.0), digest_of(device="cpu")}
+    same = {digest_of(), digest_of(replicas=1), digest_of(idle_timeout=None), digest_of(device="cpu")}
     assert len(same) == 1
     differing = [
         digest_of(source="hf:org/other.gguf"),
         digest_of(options=WorkerOptions(parallel=2)),
+        digest_of(options=WorkerOptions(memory_limit_mb=900)),
+        digest_of(idle_timeout=5.0),
         digest_of(bare(devices=(CPU, GPU))),
         digest_of(bare(platform="linux-arm64", binaries=(binary("llama-cpp-1-linux-arm64"),))),
     ]
-    assert len({*differing, *same}) == 5
+    assert len({*differing, *same}) == 7
 
 
 @pytest.mark.parametrize(("devices", "device"), [((CPU,), "cpu"), ((CPU, GPU), "cuda:0")])
@@ -269,7 +271,9 @@ def test_what_runs_keeps_running_where_there_are_too_few_cores() -> None:
     assert (places(found), held(found)) == ({"chat-0": "box"}, {"box": ("chat-1",)})
 
 
-@pytest.mark.parametrize(("status", "problem"), [("ready", False), ("busy", False), ("starting", True), ("dead", True)])
+@pytest.mark.parametrize(
+    ("status", "problem"), [("ready", False), ("busy", False), ("unloaded", False), ("starting", True), ("dead", True)]
+)
 def test_what_runs_has_its_memory_already(status: Any, problem: bool) -> None:
     seen = bare(memory_available=2**20, workers=(worker(status=status),))
     found = want(spec(BOX, workers=[chat(hive="box")]), {"box": seen}, predicted=2**21)

@@ -64,7 +64,8 @@ def test_a_bare_machine_gets_everything() -> None:
     assert found.problems == ()
     spawn = found.actions[4].params
     assert spawn["digest"] == "d0"
-    assert spawn["options"] == {"context_length": None, "parallel": None, "batch_size": None, "threads": None}
+    options = {"context_length": None, "parallel": None, "batch_size": None, "threads": None, "memory_limit_mb": None}
+    assert spawn["options"] == options
 
 
 def test_a_local_hive_has_no_daemon_of_its_own_and_is_not_registered() -> None:
@@ -200,6 +201,18 @@ def test_a_worker_that_differs_or_ended_is_replaced(found: Any, reason: str) -> 
 @pytest.mark.parametrize("status", ["starting", "ready", "busy"])
 def test_a_worker_that_lives_as_wanted_is_left(status: Any) -> None:
     assert compare(hive_wanted(), hive_actual(workers=(worker(status=status),))) == Diff()
+
+
+def test_an_unloaded_worker_is_in_place_and_goes_when_it_is_changed_or_not_wanted() -> None:
+    unloaded = replace(worker(status="unloaded"), pid=0)
+    assert compare(hive_wanted(), hive_actual(workers=(unloaded,))) == Diff()
+    changed = replace(unloaded, mark=Mark(fleet=FLEET, spec_digest="old"))
+    action = one(compare(hive_wanted(), hive_actual(workers=(changed,))))
+    assert (action.kind, action.reason) == ("worker.replace", "its model, engine or options changed")
+    gone = one(compare(hive_wanted(), hive_actual(workers=(worker(), replace(unloaded, worker_id="old-0")))))
+    assert (gone.id, gone.params["pid"]) == ("worker.stop old-0 on box", 0)
+    (problem,) = compare(hive_wanted(), hive_actual(workers=(replace(unloaded, mark=None),))).problems
+    assert problem.mend == "Stop it by hand (unloaded) or rename the worker in rbee.yaml."
 
 
 def test_a_worker_that_nobody_wants_is_stopped() -> None:

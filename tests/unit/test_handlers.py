@@ -408,15 +408,15 @@ def a_hive_with(*processes: WorkerRecord, code: str = "worker_not_found") -> Any
     def does(request: Any) -> Any:
         if isinstance(request, WorkerProcessList):
             return WorkerProcessListResponse(workers=processes)
-        if isinstance(request, WorkerProcessDelete) and request.pid not in [p.pid for p in processes]:
+        if isinstance(request, WorkerProcessDelete) and request.pid not in [None, *(p.pid for p in processes)]:
             raise RbeeError("No worker of this hive has that pid.", code=code)
         return None
 
     return does
 
 
-def deleted(on: Stage) -> list[int]:
-    return [r.pid for r in on.machines.hives["box"].requests if isinstance(r, WorkerProcessDelete)]
+def deleted(on: Stage) -> list[int | str | None]:
+    return [r.pid or r.worker_id for r in on.machines.hives["box"].requests if isinstance(r, WorkerProcessDelete)]
 
 
 @pytest.mark.parametrize("code", ["worker_not_found", "not_found"])
@@ -450,9 +450,30 @@ def test_after_a_reboot_a_worker_is_replaced_only_where_its_hive_did_not_mend_it
     assert isinstance(on.machines.hives["box"].requests[-1], WorkerSpawn)
 
 
-def test_a_worker_without_a_process_needs_no_stopping(on: Stage) -> None:
+@pytest.mark.parametrize(
+    ("process", "stopped"),
+    [
+        (has("chat-0", 0, status="unloaded"), ["chat-0"]),
+        (has("chat-0", 0, status="failed"), ["chat-0"]),
+        (has("chat-0", 8), [8]),  # it was started again meanwhile
+        (has("other-0", 0, status="unloaded"), []),
+    ],
+)
+def test_a_worker_without_a_process_is_removed_by_its_name(
+    on: Stage, process: WorkerRecord, stopped: list[int | str]
+) -> None:
+    on.machines.hives["box"].does = a_hive_with(process)
     on.do(workers.stop, action("worker.stop", "chat-0", pid=0))
-    assert on.machines.hives["box"].requests == []
+    assert deleted(on) == stopped
+
+
+def test_a_limit_of_memory_and_an_idle_timeout_reach_the_hive(on: Stage) -> None:
+    on.machines.queen.does = fleet(True)
+    made = spawn(idle_timeout=300.0)
+    params = {**made.params, "options": {**made.params["options"], "memory_limit_mb": 900}}
+    on.do(workers.spawn, replace(made, params=params))
+    (request,) = on.machines.hives["box"].requests
+    assert (request.idle_timeout, request.options.memory_limit_mb) == (300.0, 900)
 
 
 def test_a_worker_that_cannot_be_stopped_is_a_failure_and_no_second_one_is_started(on: Stage) -> None:

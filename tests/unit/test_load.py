@@ -43,7 +43,13 @@ def model(source: str) -> str:
 def read(tmp_path: Path, text: str, environment: Mapping[str, str] | None = None, **more: object) -> Loaded:
     path = tmp_path / "rbee.yaml"
     path.write_text(text)
-    given = {"files": YamlFiles(), "home": Path("/home/bee"), "provider_dirs": [ENGINES], "source_dirs": [SOURCES], **more}
+    given = {
+        "files": YamlFiles(),
+        "home": Path("/home/bee"),
+        "provider_dirs": [ENGINES],
+        "source_dirs": [SOURCES],
+        **more,
+    }
     return load(path, environment or {}, **given)  # type: ignore[arg-type]
 
 

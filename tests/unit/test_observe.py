@@ -176,12 +176,14 @@ def test_a_hive_that_ended_leaves_its_disk_to_tell() -> None:
              "spec_digest": "d"},
             {"worker_id": "b-0", "pid": 8, "alive": False, "fleet": "other"},
             {"worker_id": "by-hand", "pid": 9, "alive": True},
+            {"worker_id": "c-0", "pid": 0, "alive": False, "status": "unloaded", "fleet": "home"},
         ],
     }  # fmt: skip
     found = seen(told)
     assert found.live is None
     assert [m.id for m in found.models] == ["disk"]
-    a, b, by_hand = found.workers
+    a, b, by_hand, unloaded = found.workers
+    assert (unloaded.worker_id, unloaded.status, unloaded.pid) == ("c-0", "unloaded", 0)
     assert (a.worker_id, a.pid, a.status, a.model, a.engine, a.mark) == (
         "a-0", 7, "ready", "m", "e", Mark(fleet="home", spec_digest="d"),
     )  # fmt: skip

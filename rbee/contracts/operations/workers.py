@@ -13,7 +13,7 @@ from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
 
 HiveId = Annotated[str, Doc("Hive to act on; may be left out when asking that hive itself.")]
-Pid = Annotated[int, Doc("Process id of the worker.", minimum=1)]
+Pid = Annotated[int, Doc("Process id of the worker.", minimum=1, example=4242)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class WorkerSpawn:
     """Start a worker for a model and wait until it is ready."""
 
     hive_id: HiveId = ""
-    model: Annotated[str, Doc("Id of a model in the hive's catalog.", min_length=1)]
+    model: Annotated[str, Doc("Id of a model in the hive's catalog.", min_length=1, example="bee-tiny")]
     worker: Annotated[str, Doc("Worker type.", enum=("cpu", "cuda", "metal", "rocm", "vulkan"))] = "cpu"
     device: Annotated[int, Doc("Index of the device of that type.", minimum=0)] = 0
     engine: Annotated[str | None, Doc("Engine provider; default: the first installed that can.")] = None
@@ -116,7 +116,10 @@ class WorkerProcessDelete:
     """Stop a worker process: drain, SIGTERM, then SIGKILL to its process group."""
 
     hive_id: HiveId = ""
-    pid: Pid
+    pid: Annotated[int | None, Doc("Process id of the worker.", minimum=1, argument=True)] = None
+    worker_id: Annotated[
+        str | None, Doc("Instead of `pid`: for one that has no process, failed or unloaded.", min_length=1)
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +136,7 @@ class WorkerLogs:
     """Show what a worker and its engine have written, and with `follow` go on until cancelled."""
 
     hive_id: HiveId = ""
-    worker_id: Annotated[str, Doc("Id of the worker.", min_length=1)]
+    worker_id: Annotated[str, Doc("Id of the worker.", min_length=1, example="chat-0")]
     tail: Annotated[int, Doc("Only the last so many lines.", minimum=0, maximum=10000)] = 100
     since: Annotated[
         str | None, Doc("Only what is newer: a time (RFC 3339), or a duration back from now such as 10m.")
@@ -162,4 +165,4 @@ class WorkerGetResponse:
 class WorkerGet:
     """Show one worker that the queen knows."""
 
-    worker_id: Annotated[str, Doc("Id of the worker.", min_length=1)]
+    worker_id: Annotated[str, Doc("Id of the worker.", min_length=1, example="chat-0")]

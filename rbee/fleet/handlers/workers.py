@@ -13,7 +13,7 @@ from rbee.contracts.operations.workers import (
 )
 from rbee.core.actions import Action
 from rbee.core.errors import RbeeError
-from rbee.core.records import Mark
+from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.fleet.settings import queen_local_url
 from rbee.fleet.world import Tell, World
@@ -39,6 +39,7 @@ def spawn(world: World, action: Action, tell: Tell) -> None:
             engine=str(p["engine"]),
             worker_id=action.name,
             options=codec.convert(WorkerOptions, p["options"]),
+            idle_timeout=p.get("idle_timeout"),
             queen_url=world.hive_configs[action.hive].queen_url,
             mark=Mark(fleet=world.spec.fleet, spec_digest=str(p["digest"])),
         ),
@@ -75,19 +76,28 @@ def replace(world: World, action: Action, tell: Tell) -> None:
 
 def stop(world: World, action: Action, tell: Tell) -> None:
     assert action.hive is not None
-    pid = action.params.get("pid")
+    pid = int(action.params.get("pid") or 0)
     if not pid:
+        _stop_by_name(world, action, tell)
         return
     try:
-        world.api(action.hive).run(WorkerProcessDelete(hive_id=action.hive, pid=int(pid)), tell.event)
+        world.api(action.hive).run(WorkerProcessDelete(hive_id=action.hive, pid=pid), tell.event)
     except RbeeError as e:
         if e.code not in _GONE:
             raise
-        _stop_successors(world, action, tell)
+        _stop_by_name(world, action, tell)
 
 
-def _stop_successors(world: World, action: Action, tell: Tell) -> None:
-    """The process that was seen is gone. After a reboot or a death its hive may have started the worker again:
+def _delete(hive: str, worker: WorkerRecord) -> WorkerProcessDelete:
+    """By its pid, so that never another process of that name is meant; one without has only its name."""
+    if worker.pid:
+        return WorkerProcessDelete(hive_id=hive, pid=worker.pid)
+    return WorkerProcessDelete(hive_id=hive, worker_id=worker.worker_id)
+
+
+def _stop_by_name(world: World, action: Action, tell: Tell) -> None:
+    """It has no process (unloaded, failed), or the one that was seen is gone. After a reboot or a death its hive may
+    have started the worker again:
     what then runs under its name is stopped, unless it is what the action is to bring about.
     """
     assert action.hive is not None
@@ -97,7 +107,7 @@ def _stop_successors(world: World, action: Action, tell: Tell) -> None:
         as_wanted = wanted and worker.mark and worker.mark.spec_digest == wanted and worker.status not in _ENDED
         if worker.worker_id == action.name and not as_wanted:
             try:
-                api.run(WorkerProcessDelete(hive_id=action.hive, pid=worker.pid), tell.event)
+                api.run(_delete(action.hive, worker), tell.event)
             except RbeeError as e:
                 if e.code not in _GONE:
                     raise
