@@ -173,7 +173,7 @@ async def test_passwords_in_urls_are_told_to_nobody(hive: HiveClient) -> None:
 
 
 async def test_a_disk_that_refuses_is_told_as_that(hive: HiveClient, paths: Paths) -> None:
-    paths.models.parent.mkdir(parents=True)
+    paths.models.parent.mkdir(parents=True, exist_ok=True)
     paths.models.write_text("a file where a folder should be")
     with pytest.raises(RbeeError, match="disk refuses") as refused:
         await hive.run(ModelDownload(model="builtin:bee-tiny"))

@@ -51,21 +51,23 @@ class FilesystemCatalog(Generic[E]):
         """All entries, in the order of their folder names. Raises OSError when the root cannot be read."""
         return self._reading.all(scan(self.root))
 
-    def get(self, artifact_id: str) -> E | None:
-        """The entry of an id, looked at closely; None when there is none."""
-        return self._reading.one(self._found(artifact_id))
+    def get(self, artifact_id: str, *, raw: bool = False) -> E | None:
+        """The entry of an id, looked at closely; None when there is none. `raw`: as it is written, not `checked`."""
+        return self._reading.one(self._found(artifact_id), raw=raw)
 
     def put(self, artifact_id: str, entry: E) -> None:
         """Add or replace an entry. Raises OSError (disk full, no permission); then nothing changed."""
         with self._writing():
             self._write(artifact_id, entry)
 
-    def change(self, artifact_id: str, how: Callable[[E | None], E | None]) -> None:
-        """Replace an entry by what `how` makes of it, with no other writer between; nothing when that is None."""
+    def change(self, artifact_id: str, how: Callable[[E | None], E | None], *, raw: bool = False) -> bool:
+        """Replace an entry by what `how` makes of it, with no other writer between; False, and nothing is done, when
+        that is None. `raw`: `how` gets it as it is written, not `checked`."""
         with self._writing():
-            made = how(self._reading.one(slug(artifact_id)))
+            made = how(self._reading.one(slug(artifact_id), raw=raw))
             if made is not None:
                 self._write(artifact_id, made)
+        return made is not None
 
     def _write(self, artifact_id: str, entry: E) -> None:
         write_atomic(self.folder(artifact_id) / METADATA, codec.encode_pretty(entry))

@@ -56,16 +56,31 @@ class ModelCatalog:
 
         self._files.change(record.id, made)
 
+    def written(self, model_id: str) -> ModelRecord | None:
+        """The record as its metadata.json has it, whatever has become of the files since; None of one that cannot
+        be read."""
+        entry = self._files.get(model_id, raw=True)
+        return None if entry is None or entry.artifact.id != model_id else entry.artifact
+
+    def change(self, before: ModelRecord, after: ModelRecord, now: str) -> bool:
+        """Replace a record as it was `written`; False when it is another one by now, or gone."""
+
+        def made(known: ModelEntry | None) -> ModelEntry | None:
+            if known is None or known.artifact != before:
+                return None
+            return replace(known, artifact=replace(after, updated_at=now))
+
+        return self._files.change(before.id, made, raw=True)
+
     def touch(self, model_id: str, now: str) -> None:
         """Note that the model was used; of one that is not there, nothing."""
 
         def made(known: ModelEntry | None) -> ModelEntry | None:
-            # What is told as failed is not what is written: only a whole one is written again.
-            if known is None or known.artifact.id != model_id or known.artifact.status != "available":
+            if known is None or known.artifact.id != model_id:
                 return None
             return replace(known, artifact=replace(known.artifact, last_accessed=now), last_accessed=now)
 
-        self._files.change(model_id, made)
+        self._files.change(model_id, made, raw=True)
 
     def remove(self, model_id: str) -> bool:
         """Remove a model and its files; whether it was there."""

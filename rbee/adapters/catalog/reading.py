@@ -92,8 +92,9 @@ class Reading(Generic[E]):
                     pass
         return self.one(folder.name, link=folder.is_link)
 
-    def one(self, name: str, *, link: bool = True) -> E | None:
-        """The entry in one folder, looked at closely; None when there is none. `link`: it may be one."""
+    def one(self, name: str, *, link: bool = True, raw: bool = False) -> E | None:
+        """The entry in one folder, looked at closely; None when there is none. `link`: it may be one. `raw`: as its
+        metadata.json has it."""
         folder = f"{self._root}/{name}"
         try:
             stamp = _stamp(os.stat(folder))  # noqa: PTH116
@@ -108,7 +109,7 @@ class Reading(Generic[E]):
         except (OSError, ValueError) as e:  # a codec's error is one of the latter
             return self._failed(name, f"{METADATA} cannot be read: {e}")
         self._seen[name] = seen
-        return seen.entry
+        return seen.raw if raw else seen.entry
 
     def _read(self, name: str, folder: str, stamp: _Stamp) -> _Seen[E]:
         file = f"{folder}/{METADATA}"

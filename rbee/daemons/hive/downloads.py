@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rbee.adapters.catalog import ModelCatalog
-from rbee.adapters.sources import Source, default_id
+from rbee.adapters.sources import Located, Source, default_id
 from rbee.contracts.heartbeat import ModelChange
 from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import Conflict, Interrupted, InvalidRequest
@@ -39,6 +39,13 @@ class Downloads:
         self._sources = tuple(sources)
         self._on_change = on_change
         self._active: dict[str, _Active] = {}
+
+    async def locate(self, source: str, revision: str | None) -> Located:
+        """The files of a source at a revision, as it tells them now. Raises RbeeError, as sources do."""
+        found = next((s for s in self._sources if s.supports(source)), None)
+        if found is None:
+            raise InvalidRequest(f"No source knows {source!r}.")
+        return await found.locate(source, revision)
 
     def active(self, model_id: str) -> bool:
         return model_id in self._active
