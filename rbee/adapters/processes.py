@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import psutil
@@ -40,10 +40,10 @@ class _Seen:
     cpu: float = field(default=0.0)
 
 
-def table(name: str | None, limit: int) -> Listing:
+def table(name: str | None, limit: int, pause: Callable[[], None] = lambda: time.sleep(WINDOW)) -> Listing:
     """The processes whose name contains `name` (in any case), the largest first, `limit` at most.
 
-    Blocks for `WINDOW` seconds: CPU is what a process has used between two looks, as the first look alone would tell
+    Blocks for the `pause`: CPU is what a process has used between two looks, as the first look alone would tell
     its average since it started. Only those that are shown are looked at twice. One that ends meanwhile is left
     out; what this user may not see of another's process is empty or 0.
     """
@@ -54,7 +54,7 @@ def table(name: str | None, limit: int) -> Listing:
     for seen in shown:
         seen.cpu = _cpu(seen.process) or 0.0
     began = time.monotonic()
-    time.sleep(WINDOW)
+    pause()
     listed = []
     for seen in shown:
         cpu = _cpu(seen.process)
