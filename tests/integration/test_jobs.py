@@ -312,6 +312,32 @@ async def test_a_reader_that_stops_reading_holds_up_nobody(tmp_path: Path) -> No
         writer.close()
 
 
+async def test_a_reader_that_stops_reading_holds_a_buffer_and_no_more(tmp_path: Path) -> None:
+    feed = sse.Feed()
+    transports: list[asyncio.Transport] = []
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        transports.append(request.transport)
+        return await sse.serve(request, feed)
+
+    server = Server(build([Route("GET", "/stream", stream)]), [Listener("127.0.0.1", 0)])
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.ports[0], limit=1024)
+    try:
+        writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")  # and no more
+        data = b'"' + b"x" * 30_000_000 + b'"'  # more than the kernel's own buffers take
+        feed.append(data)
+        feed.end(b"data: [DONE]\n\n")
+        async with aiohttp.ClientSession() as http, http.get(f"{server.urls[0]}/stream") as answer:
+            assert await answer.read() == b"id: 1\ndata: %b\n\ndata: [DONE]\n\n" % data
+        assert 0 < transports[0].get_write_buffer_size() <= 3 * sse.BATCH_BYTES
+    finally:
+        writer.close()
+        await server.stop(drain=0.1)
+
+
 async def test_a_quiet_stream_is_kept_alive() -> None:
     feed = sse.Feed()
 
