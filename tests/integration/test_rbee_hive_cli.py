@@ -169,12 +169,13 @@ def _bee() -> bytes:
 
 def test_a_run_file_of_a_dead_daemon_is_no_daemon(machine: HiveMachine) -> None:
     me = process.myself()
-    for told in (
+    found: tuple[Any, ...] = (
         {"pid": me.pid, "start_time": me.start_time + 1, "url": "http://127.0.0.1:9"},
         {"pid": 2**22 + 1, "start_time": 1, "url": "http://127.0.0.1:9"},
         {"pid": "x"},
         [],
-    ):
+    )
+    for told in found:
         machine.paths.state.mkdir(parents=True, exist_ok=True)
         (machine.paths.state / "hive.run.json").write_text(json.dumps(told))
         assert machine.type("models").code == 0

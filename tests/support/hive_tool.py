@@ -86,11 +86,7 @@ class HiveMachine:
 
     def _ready(self, begun: subprocess.Popen[str]) -> bool:
         assert begun.poll() is None, (self.root / "hive.log").read_text()
-        try:
-            with urllib.request.urlopen(f"http://{self.config.listen}/readyz") as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        return answers(f"http://{self.config.listen}/readyz")
 
     def clear(self) -> None:
         """End what was spawned here."""
@@ -99,6 +95,15 @@ class HiveMachine:
             who = process.identify(int(told.get("pid") or 0))
             if who is not None and who.start_time == told.get("start_time"):
                 process.stop(who, 5)
+
+
+def answers(url: str) -> bool:
+    """Whether `url` is answered well now."""
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def wait(true: Callable[[], Any], what: str, seconds: float = 60) -> None:

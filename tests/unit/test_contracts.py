@@ -170,3 +170,16 @@ def test_a_job_ends_in_one_of_three_states() -> None:
     assert codec.decode(jobs.JobPage, codec.encode(page)) == page
     assert job.state in jobs.ENDED
     assert {"completed", "failed", "cancelled"} == jobs.ENDED
+
+
+def test_a_whole_number_may_be_written_with_a_fraction_of_nothing() -> None:
+    body = {"operation": {"WorkerSpawn": {"model": "m", "device": 2.0, "idle_timeout": 3.0, "mark": {"fleet": "f"}}}}
+    _, asked = parse_operation(codec.encode(body))
+    assert (asked.device, asked.idle_timeout) == (2, 3)
+    _, batch = parse_operation(
+        codec.encode({"operation": {"WorkerSpawnBatch": {"workers": [{"model": "m", "port": 9e3}]}}})
+    )
+    assert batch.workers[0].port == 9000
+    for wrong in (2.5, 1e300, -1.0):
+        with pytest.raises(InvalidRequest, match=r"WorkerSpawn: .*\$\.device"):
+            parse_operation(codec.encode({"operation": {"WorkerSpawn": {"model": "m", "device": wrong}}}))

@@ -12,7 +12,7 @@ import pytest
 
 from rbee.contracts import codec, openapi
 from rbee.contracts.jobs import JobAccepted
-from rbee.contracts.operations import OPERATIONS, Daemon, wire
+from rbee.contracts.operations import OPERATIONS, Daemon, parse_operation, wire
 from rbee.contracts.operations.hives import HiveCheck
 
 ROUTES = [
@@ -62,3 +62,31 @@ def test_the_operations_are_those_that_the_daemon_takes(daemon: Daemon) -> None:
     answer = made["paths"]["/v1/jobs"]["post"]["responses"]["202"]["content"]["application/json"]["schema"]
     accepted = JobAccepted(job_id="job-1", sse_url="/v1/jobs/job-1/stream")
     jsonschema.validate(codec.plain(accepted), {**answer, "components": made["components"]})
+
+
+@pytest.mark.parametrize("daemon", ["queen", "hive"])
+def test_every_operation_has_an_example_that_is_taken(daemon: Daemon) -> None:
+    made = openapi.document(daemon, "1.0", ROUTES)
+    content = made["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
+    check = jsonschema.Draft202012Validator({**content["schema"], "components": made["components"]})
+    assert set(content["examples"]) == set(content["schema"]["x-operations"])
+    for name, told in content["examples"].items():
+        check.validate(told["value"])
+        kind, _ = parse_operation(codec.encode(told["value"]))
+        assert (kind.name, kind.summary) == (name, told["summary"])
+
+
+def test_routes_say_their_errors_parameters_and_what_follows_from_a_job() -> None:
+    made = openapi.document("hive", "1.0", [*ROUTES, ("GET", "/v1/jobs", True), ("DELETE", "/v1/jobs/{job_id}", True)])
+    post, one = made["paths"]["/v1/jobs"]["post"], made["paths"]["/v1/jobs/{job_id}"]
+    assert post["requestBody"]["required"] is True
+    assert set(post["responses"]) == {"202", "400", "401", "403", "413", "501", "503"}
+    assert set(one["delete"]["responses"]) == {"200", "400", "401", "403", "404", "409", "413"}
+    assert set(made["paths"]["/health"]["get"]["responses"]) == {"200", "400", "413"}
+    assert set(made["paths"]["/v1/chat/completions"]["post"]["responses"]) == {"200", "default"}
+    links = post["responses"]["202"]["links"]
+    assert links["job"]["operationId"] == one["get"]["operationId"] == "get_v1_jobs_job_id"
+    assert links["cancel"]["operationId"] == one["delete"]["operationId"]
+    assert [p["name"] for p in made["paths"]["/v1/jobs"]["get"]["parameters"]] == ["state", "limit", "cursor"]
+    ids = [said["operationId"] for path in made["paths"].values() for said in path.values()]
+    assert len(set(ids)) == len(ids)

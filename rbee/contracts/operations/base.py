@@ -87,9 +87,18 @@ def parse_operation(body: bytes) -> tuple[OperationType, Any]:
 def request_of(kind: OperationType, fields: Any) -> Any:
     """The request value of plain fields. Raises InvalidRequest for a bad field or one outside its bounds."""
     try:
-        request: Any = codec.convert(kind.request, fields)
+        request: Any = codec.convert(kind.request, _whole(fields))
     except codec.CodecError as e:
         raise InvalidRequest(f"{kind.name}: {e}") from None
     if outside := list(refused(request)):
         raise InvalidRequest(f"{kind.name}: {'; '.join(outside)}")
     return request
+
+
+def _whole(value: Any) -> Any:
+    """`2.0` is a whole number to JSON Schema, and what JavaScript sends for one may look so."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value

@@ -36,7 +36,7 @@ class WorkerBinaryCatalogGet:
     """Show one installed engine."""
 
     hive_id: HiveId = ""
-    binary_id: Annotated[str, Doc("Id of the engine's binary.", min_length=1)]
+    binary_id: Annotated[str, Doc("Id of the engine's binary.", min_length=1, example="llama-cpp-linux-x86_64")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

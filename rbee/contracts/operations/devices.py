@@ -12,7 +12,7 @@ from rbee.core.doc import Doc
 from rbee.core.records import Device, DeviceType
 
 _TYPES = ("cpu", "cuda", "metal", "rocm", "vulkan")
-Index = Annotated[int, Doc("Index of the device among those of its type.", minimum=0)]
+Index = Annotated[int, Doc("Index of the device among those of its type.", minimum=0, example=0)]
 Type = Annotated[str | None, Doc("Its type. Default: the GPU of that index, where there is none the CPU.", enum=_TYPES)]
 
 

@@ -11,7 +11,7 @@ from rbee.contracts.operations.workers import HiveId
 from rbee.core.doc import Doc
 
 DownloadStatus = Literal["queued", "downloading", "paused", "completed", "failed"]
-DownloadId = Annotated[str, Doc("Id of the download, or of its model.", min_length=1)]
+DownloadId = Annotated[str, Doc("Id of the download, or of its model.", min_length=1, example="bee-tiny")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,8 @@ class InferResponse:
 class Infer:
     """Ask a model once and narrate its answer as it comes (events `infer_token`, field `text`)."""
 
-    model: Annotated[str, Doc("Model or alias.", min_length=1)]
-    prompt: Annotated[str, Doc("What to ask.", min_length=1, max_length=32768)]
+    model: Annotated[str, Doc("Model or alias.", min_length=1, example="bee-tiny")]
+    prompt: Annotated[str, Doc("What to ask.", min_length=1, max_length=32768, example="Hello")]
     system: Annotated[str | None, Doc("System message.")] = None
     max_tokens: Annotated[int | None, Doc("Most tokens to answer with.", minimum=1)] = None
     temperature: Annotated[float, Doc("0 (same answer every time) to 2.", minimum=0, maximum=2)] = 0.7

@@ -11,7 +11,7 @@ from rbee.contracts.operations.workers import HiveId
 from rbee.core.doc import Doc
 from rbee.core.records import Mark, ModelRecord
 
-ModelId = Annotated[str, Doc("Id of a model in the catalog.", min_length=1)]
+ModelId = Annotated[str, Doc("Id of a model in the catalog.", min_length=1, example="bee-tiny")]
 Force = Annotated[bool, Doc("Also while a worker uses it: that worker is stopped first.")]
 
 
@@ -82,7 +82,9 @@ class ModelDeleteBatch:
     """Delete several models from a hive's disk."""
 
     hive_id: HiveId = ""
-    model_ids: Annotated[tuple[str, ...], Doc("Ids of models in the catalog.", min_items=1, max_items=10000)]
+    model_ids: Annotated[
+        tuple[str, ...], Doc("Ids of models in the catalog.", min_items=1, max_items=10000, example=["bee-tiny"])
+    ]
     force: Force = False
 
 
@@ -129,6 +131,7 @@ class ModelDownload:
             "Source: hf:ORG/REPO[/FILE][:QUANTIZATION], ollama:NAME:TAG, GH:OWNER/REPO@TAG, https://..., "
             "file:PATH on the hive, builtin:NAME.",
             min_length=1,
+            example="builtin:bee-tiny",
         ),
     ]
     model_id: Annotated[str | None, Doc("Id to keep it under; default: made from the source.")] = None

@@ -110,7 +110,7 @@ class HiveDaemon:
     async def _readyz(self, request: web.Request) -> web.StreamResponse:
         if not self._ready:
             raise Unavailable("The hive is starting or stopping.", code="not_ready")
-        return web.Response(text="ready")
+        return json_response({"status": "ready"})
 
     async def _capabilities(self, request: web.Request) -> web.StreamResponse:
         """What is here; with `queen_url`, that queen is sent heartbeats from now on."""
