@@ -57,12 +57,14 @@ class FilesystemCatalog(Generic[E]):
 
     def put(self, artifact_id: str, entry: E) -> None:
         """Add or replace an entry. Raises OSError (disk full, no permission); then nothing changed."""
+        self.root.mkdir(parents=True, exist_ok=True)
         with self._writing():
             self._write(artifact_id, entry)
 
     def change(self, artifact_id: str, how: Callable[[E | None], E | None], *, raw: bool = False) -> bool:
         """Replace an entry by what `how` makes of it, with no other writer between; False, and nothing is done, when
         that is None. `raw`: `how` gets it as it is written, not `checked`."""
+        self.root.mkdir(parents=True, exist_ok=True)
         with self._writing():
             made = how(self._reading.one(slug(artifact_id), raw=raw))
             if made is not None:
@@ -77,6 +79,8 @@ class FilesystemCatalog(Generic[E]):
 
         Raises OSError when it cannot be taken away; then it is as it was.
         """
+        if not self.root.is_dir():
+            return False
         with self._writing():
             folder = self.root / self._found(artifact_id)
             self._reading.forget(folder.name)
@@ -108,8 +112,8 @@ class FilesystemCatalog(Generic[E]):
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """One writer at a time, of all threads and processes; a killed one holds nothing."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """One writer at a time, of all threads and processes; a killed one holds nothing. Raises OSError where there
+        is no root."""
         held = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # A file system without locks: then only threads of one process that collide within microseconds lose.
