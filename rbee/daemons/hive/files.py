@@ -45,6 +45,8 @@ class ProcessFile:
     status: WorkerStatus = "starting"
     reason: str | None = None
     was_ready: bool = False
+    #: Whether the threads were asked for, and are not only its share of the cores.
+    threads_asked: bool = False
     #: A port of the hive's choice may be exchanged for another; one that was asked for may not.
     port_chosen: bool = False
     ends: tuple[float, ...] = ()
@@ -162,6 +164,19 @@ class WorkerFolder:
 def older_log(log: Path) -> Path:
     """Where a log's former part stands once it was turned over."""
     return log.with_name(f"{log.name}.1")
+
+
+def strays(root: Path) -> list[process.Identity]:
+    """Workers of these folders that run although their folder was deleted: nobody could stop them any more."""
+    found = []
+    for pid in psutil.pids():
+        argv = process.argv_of(pid)
+        settings = Path(argv[-1]) if argv[-3:-1] == ("worker", "--config") else None
+        if settings is None or settings.parent.parent != root or settings.parent.exists():
+            continue
+        if (who := process.identify(pid)) is not None and process.is_ours(who, str(settings)):
+            found.append(who)
+    return found
 
 
 def folders(root: Path) -> list[WorkerFolder]:

@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 LOOK_FIRST, LOOK_SLOWEST = 0.05, 1.0
 #: Ports tried when others bind them first.
 PORT_TRIES = 3
-#: The worker drains by itself for so long, and needs a moment to end its engine.
-DRAIN = defaults.WORKER_DRAIN + defaults.ENGINE_STOP_TIMEOUT
 
 
 class Surroundings(Sight, Protocol):
@@ -99,8 +97,11 @@ class Life:
     async def _reason_of_end(self, identity: process.Identity, witness: OomWitness, verdict: Verdict | None) -> str:
         """A sentence. Ends the process where there is a verdict; nothing of its group is left either way."""
         if verdict is not None:
-            log.warning("worker %s %s; ending it", self.worker.id, verdict.reason)
-            await process.end(identity, 0 if verdict.kind == "hung" else DRAIN)
+            worker = self.worker
+            log.warning("worker %s %s; ending it", worker.id, verdict.reason)
+            worker.settled.clear()
+            worker.state = replace(worker.state, status="stopping", reason=f"It {verdict.reason}.")
+            await process.end(identity, 0 if verdict.kind == "hung" else self.around.limits.drain)
             process.exit_status(identity)
             return f"It {verdict.reason}."
         code = process.exit_status(identity)
@@ -226,7 +227,7 @@ class Life:
         if identity is not None and worker.runs:
             worker.state = replace(worker.state, status="stopping", reason=reason)
             log.info("worker %s %s; unloading it", worker.id, reason)
-            await process.end(identity, DRAIN)
+            await process.end(identity, self.around.limits.drain)
             process.exit_status(identity)
         if worker.stopping:
             return

@@ -88,6 +88,11 @@ class Managed:
         return self.state.status in ALIVE or (self.state.status == "dead" and self.task is not None)
 
     @property
+    def pausing(self) -> bool:
+        """Whether its process is being ended and nobody wants it gone: it is unloaded, or started anew."""
+        return self.state.status == "stopping" and not self.stopping
+
+    @property
     def runs(self) -> bool:
         """Whether that very process lives, with these settings, whoever may have the pid."""
         return self.identity is not None and process.is_ours(self.identity, str(self.folder.config_file))

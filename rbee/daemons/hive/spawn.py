@@ -17,6 +17,7 @@ from rbee.daemons.hive.managed import Managed
 from rbee.daemons.hive.remembered import Remembered
 from rbee.daemons.hive.spawn_plan import Plan, Planner, case_of, files_of
 from rbee.daemons.hive.supervisor import Order, Supervisor
+from rbee.daemons.hive.waking import as_before
 
 #: Between two `worker_spawn_health_check` events.
 TELL_EVERY = 2.0
@@ -47,6 +48,7 @@ class Spawner:
 
     async def begin(self, tell: Teller, request: WorkerSpawn) -> Begun:
         """Check the request and start its worker. Raises RbeeError, which was told; then nothing was started."""
+        request = as_before(request, self._supervisor.find(request.worker_id or ""))
         device = admission.device_id(request)
         tell.narrate(
             "worker_spawn_start",
@@ -98,7 +100,7 @@ class Spawner:
 
     async def remember(self, worker: Managed) -> int | None:
         """Measure what a worker holds, for those after it. Bytes; None when it is not known well enough."""
-        if not worker.state.was_ready:
+        if not worker.state.was_ready or not worker.runs:
             return None
         await self._supervisor.measure()
         tree = worker.measured.tree
@@ -119,7 +121,11 @@ class Spawner:
     async def _begin(self, tell: Teller, request: WorkerSpawn) -> Begun:
         if request.worker_id is not None:
             admission.check_worker_id(request.worker_id, [w.id for w in self._supervisor.all()])
-        if (worker := self._running_as_asked(request)) is not None:
+        if (worker := self._running_as_asked(request)) is not None and worker.pausing:
+            # It is being unloaded, or ended to be started anew.
+            await worker.settled.wait()
+            worker = self._running_as_asked(request)
+        if worker is not None:
             return Begun(worker, False)
         plan = await self._planner.plan(request)
         for note in admission.notes_of(request, plan.needs):

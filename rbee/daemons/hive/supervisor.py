@@ -7,27 +7,26 @@ import asyncio
 import contextvars
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
 
 from rbee.adapters import process
-from rbee.adapters.trees import Memory
 from rbee.contracts import defaults
 from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.heartbeat import WorkerChange
-from rbee.core.errors import Conflict, NotFound
+from rbee.core.errors import Conflict
 from rbee.core.lifecycle import Limits
-from rbee.core.records import Mark, WorkerRecord
+from rbee.core.records import Mark
 from rbee.core.slug import slug
 from rbee.daemons.hive import ports
 from rbee.daemons.hive.admission import Needs, share_threads
-from rbee.daemons.hive.files import ProcessFile, WorkerFolder, folders
-from rbee.daemons.hive.life import DRAIN, Life, OnChange
+from rbee.daemons.hive.files import ProcessFile, WorkerFolder, folders, strays
+from rbee.daemons.hive.life import Life, OnChange
 from rbee.daemons.hive.managed import ALIVE, Managed
-from rbee.daemons.hive.vitals import Vitals
+from rbee.daemons.hive.roster import Roster
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Order:
     mark: Mark | None = None
 
 
-class Supervisor:
+class Supervisor(Roster):
     """Starts, adopts, watches and stops workers. `on_change` is told of each that comes, fails or goes."""
 
     def __init__(
@@ -54,15 +53,14 @@ class Supervisor:
         on_change: OnChange,
         limits: Limits | None = None,
     ) -> None:
+        super().__init__()
         self._root = root
         self._host = host
         self._ports = port_range
         self._cores = cores
         self._on_change = on_change
         self.limits = limits or Limits()
-        self._workers: dict[str, Managed] = {}
         self._session: aiohttp.ClientSession | None = None
-        self.vitals = Vitals(self._workers.values)
         self.closing = False
         #: Told of the model, and where it is, when a worker of it is begun.
         self.on_begin: Callable[[str, str], None] = lambda model, path: None
@@ -85,6 +83,9 @@ class Supervisor:
                 await self._clear(folder)
                 continue
             self._adopt(folder, *found)
+        for stray in await asyncio.to_thread(strays, self._root):
+            log.warning("ending a worker whose folder is gone (pid %d)", stray.pid)
+            await process.end(stray, defaults.ENGINE_STOP_TIMEOUT)
 
     @staticmethod
     async def _clear(folder: WorkerFolder) -> None:
@@ -128,66 +129,6 @@ class Supervisor:
         if self._session is not None:
             await self._session.close()
 
-    # What there is.
-
-    def all(self) -> tuple[Managed, ...]:
-        """Every worker, failed and unloaded ones too."""
-        return tuple(self._workers.values())
-
-    def find(self, worker_id: str) -> Managed | None:
-        return self._workers.get(worker_id)
-
-    def by_pid(self, pid: int) -> Managed:
-        """Raises NotFound for a pid of none of these workers, whoever else may have it."""
-        having = [w for w in self._workers.values() if w.state.pid == pid and pid > 0]
-        if not having:
-            raise NotFound(f"No worker of this hive has pid {pid}.", code="worker_not_found")
-        # A failed worker's pid may have been given to a later one.
-        return next((w for w in having if w.state.status in ALIVE), having[0])
-
-    async def records(self) -> tuple[WorkerRecord, ...]:
-        """Every worker, failed and unloaded ones too, by id."""
-        await self.measure()
-        return tuple(w.record() for _, w in sorted(self._workers.items()))
-
-    async def measure(self) -> None:
-        """See what the processes hold and use now."""
-        await self.vitals.take()
-
-    async def sizes(self) -> dict[int, Memory]:
-        """Memory of each worker with its engine, by pid."""
-        await self.measure()
-        having = [w for w in self._workers.values() if w.state.status in ALIVE and w.state.pid]
-        return {w.state.pid: w.measured.tree.memory for w in having if w.measured.tree is not None}
-
-    def using(self, model_id: str) -> list[Managed]:
-        """Workers that have the model open or will open it again."""
-        return [
-            w
-            for w in self._workers.values()
-            if w.config.model == model_id and (w.holds or w.state.status == "unloaded")
-        ]
-
-    def on_device(self, device_id: str) -> tuple[str, ...]:
-        return tuple(w.id for w in self._workers.values() if w.config.device == device_id and w.holds)
-
-    def spoken_for(self, device_id: str, sizes: Mapping[int, Memory]) -> int:
-        """Bytes that look available and are not.
-
-        A worker that still loads will take what it was granted. And the weights that a running one has mapped count
-        as available to the kernel, which could drop them, and would then read them again for every token; workers
-        of one model share them.
-        """
-        starting, mapped = 0, dict[str, int]()
-        for worker in self._workers.values():
-            size = sizes.get(worker.state.pid, Memory(0, 0))
-            if worker.config.device != device_id or worker.state.status not in ALIVE:
-                continue
-            if worker.state.status == "starting":
-                starting += max(0, worker.state.predicted - size.resident)
-            mapped[worker.config.model_path] = max(size.files, mapped.get(worker.config.model_path, 0))
-        return starting + sum(mapped.values())
-
     # What is done.
 
     def begin(self, order: Order) -> Managed:
@@ -202,8 +143,8 @@ class Supervisor:
             raise Conflict(f"Worker {worker_id!r} runs already (pid {former.state.pid}).", code="worker_exists")
         threads = order.config.options.threads
         if order.config.worker_type == "cpu":
-            threads = share_threads(threads, self._cores(), self._threads_given())
-        port = ports.pick(self._host, self._ports, self._ports_taken(), order.port)
+            threads = share_threads(threads, self._cores(), self.threads_given())
+        port = ports.pick(self._host, self._ports, self.ports_taken(), order.port)
         config = replace(
             order.config,
             worker_id=worker_id,
@@ -217,6 +158,7 @@ class Supervisor:
             predicted=order.needs.memory,
             slots=order.needs.slots,
             context_length=order.needs.context_length,
+            threads_asked=order.config.options.threads is not None,
             port_chosen=order.port is None,
             mark=order.mark,
         )
@@ -234,7 +176,7 @@ class Supervisor:
         if worker.state.status in ALIVE:
             worker.state = replace(worker.state, status="stopping")
         if identity is not None and worker.runs:
-            await process.end(identity, DRAIN, on_step)
+            await process.end(identity, self.limits.drain, on_step)
             process.exit_status(identity)
         await self._forget(worker)
         self._on_change(
@@ -258,7 +200,7 @@ class Supervisor:
     # For lives.
 
     def other_port(self, worker: Managed) -> int:
-        return ports.pick(self._host, self._ports, self._ports_taken() | {worker.state.port})
+        return ports.pick(self._host, self._ports, self.ports_taken() | {worker.state.port})
 
     def changed(self, change: WorkerChange) -> None:
         self._on_change(change)
@@ -284,12 +226,6 @@ class Supervisor:
             former.task.cancel()
             await asyncio.wait({former.task})
         await asyncio.to_thread(former.folder.remove)
-
-    def _threads_given(self) -> dict[str, int]:
-        return {w.id: w.state.threads for w in self._workers.values() if w.config.worker_type == "cpu" and w.holds}
-
-    def _ports_taken(self) -> set[int]:
-        return {w.state.port for w in self._workers.values() if w.holds}
 
     def _new_id(self, model: str) -> str:
         while True:

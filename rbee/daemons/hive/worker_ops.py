@@ -12,7 +12,7 @@ from typing import Final
 from rbee.adapters import process
 from rbee.contracts.narration import Level
 from rbee.contracts.operations import workers as ops
-from rbee.core.errors import NotFound
+from rbee.core.errors import InvalidRequest, NotFound
 from rbee.core.logs_window import Line, since_of
 from rbee.core.problems import did_you_mean
 from rbee.daemons.hive.managed import Managed
@@ -77,30 +77,50 @@ class WorkerOps:
         return ops.WorkerProcessGetResponse(worker=worker.record())
 
     async def delete(self, ctx: JobContext, request: ops.WorkerProcessDelete) -> ops.WorkerProcessDeleteResponse:
-        """Only a process that this hive started: told by pid and start time, never by a pid alone."""
-        worker = self._supervisor.by_pid(request.pid)
-        ctx.narrate("worker_proc_del_start", f"Stopping worker {worker.id}.", worker_id=worker.id, pid=request.pid)
+        """Only a process that this hive started: told by pid and start time, never by a pid alone. One that has no
+        process is forgotten."""
+        worker = self._meant(request)
+        pid = worker.state.pid
+        ctx.narrate("worker_proc_del_start", f"Stopping worker {worker.id}.", worker_id=worker.id, pid=pid)
 
         def told(step: process.Step) -> None:
             text = "Asked it to end; it may finish its requests." if step == "sigterm" else "It did not go: killed."
-            ctx.narrate(f"worker_proc_del_{step}", text, worker_id=worker.id, pid=request.pid)
+            ctx.narrate(f"worker_proc_del_{step}", text, worker_id=worker.id, pid=pid)
 
         # Its largest size so far is what the next one of its kind is expected to take.
         await self._spawner.remember(worker)
         await asyncio.shield(self._supervisor.end(worker, told))
-        ctx.narrate("worker_proc_del_ok", f"Worker {worker.id} is gone.", worker_id=worker.id, pid=request.pid)
-        return ops.WorkerProcessDeleteResponse(message=f"Worker {worker.id} is gone.", pid=request.pid)
+        ctx.narrate("worker_proc_del_ok", f"Worker {worker.id} is gone.", worker_id=worker.id, pid=pid)
+        return ops.WorkerProcessDeleteResponse(message=f"Worker {worker.id} is gone.", pid=pid)
 
-    async def logs(self, ctx: JobContext, request: ops.WorkerLogs) -> ops.WorkerLogsResponse:
-        """Of a failed or dead worker too; with `follow` until the worker is removed or the job is cancelled."""
-        worker = self._supervisor.find(request.worker_id)
+    def _meant(self, request: ops.WorkerProcessDelete) -> Managed:
+        """The worker of that pid, which must have that id where both are said."""
+        if request.pid is None:
+            if request.worker_id is None:
+                raise InvalidRequest("It says no `pid` and no `worker_id`.", mend="Say which worker is meant.")
+            return self._named(request.worker_id)
+        worker = self._supervisor.by_pid(request.pid)
+        if request.worker_id not in (None, worker.id):
+            raise NotFound(
+                f"Worker {request.worker_id!r} does not have pid {request.pid}: {worker.id!r} has.",
+                code="worker_not_found",
+            )
+        return worker
+
+    def _named(self, worker_id: str) -> Managed:
+        worker = self._supervisor.find(worker_id)
         if worker is None:
             known = sorted(w.id for w in self._supervisor.all())
             raise NotFound(
-                f"There is no worker {request.worker_id[:120]!r} on this hive.",
+                f"There is no worker {worker_id[:120]!r} on this hive.",
                 code="worker_not_found",
-                mend=did_you_mean(request.worker_id[:120], known) or "It has none.",
+                mend=did_you_mean(worker_id[:120], known) or "It has none.",
             )
+        return worker
+
+    async def logs(self, ctx: JobContext, request: ops.WorkerLogs) -> ops.WorkerLogsResponse:
+        """Of a failed or dead worker too; with `follow` until the worker is removed or the job is cancelled."""
+        worker = self._named(request.worker_id)
         since = since_of(request.since, datetime.now(timezone.utc))
         reader = LogReader(worker.folder.log)
         try:
