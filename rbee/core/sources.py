@@ -218,7 +218,10 @@ def default_id(source: str) -> str:
 
 def _name(source: str) -> str:
     if "://" in source:
-        return stem(unquote(urlsplit(source).path).replace("\\", "/").rstrip("/"))
+        # Not parsed as a URL, which may raise: what counts is between the host and the query.
+        return stem(
+            unquote(re.split(r"[?#]", source.partition("://")[2].partition("/")[2])[0]).replace("\\", "/").rstrip("/")
+        )
     scheme = _SCHEME.match(source)
     rest = (source[scheme.end() :] if scheme and "/" not in scheme[0] else source).replace("\\", "/").rstrip("/")
     release = _RELEASE.fullmatch(rest)

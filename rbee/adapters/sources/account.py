@@ -26,8 +26,7 @@ class Account:
         provider = self.provider
         said = os.environ.get(provider.endpoint_env, "").strip() if provider.endpoint_env else ""
         url = (said or provider.endpoint or self._default).rstrip("/")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        if not _is_web(url):
             raise InvalidRequest(
                 f"The endpoint of {provider.title} is no address of a web server.",
                 mend=f"Set {provider.endpoint_env} to https://HOST." if said else "Mend `endpoint` in its file.",
@@ -60,6 +59,15 @@ class Account:
             if said:
                 return _usable(said, f"The variable {name}")
         return _kept_login() if self.provider.hub_login else None
+
+
+def _is_web(url: str) -> bool:
+    """An address of a web server, with no login in it."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    except ValueError:
+        return False
 
 
 def _private(path: Path) -> str | None:

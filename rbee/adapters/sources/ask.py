@@ -54,7 +54,7 @@ async def ask(url: str, headers: Mapping[str, str], *, method: str = "GET", foll
                 return answer
             why = f"answers {answer.status}"
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as e:
-            if isinstance(e, (aiohttp.InvalidURL, aiohttp.TooManyRedirects)):
+            if isinstance(e, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.TooManyRedirects)):
                 raise RbeeError(f"{_host(url)} sends elsewhere without end, or nowhere.", code="bad_answer") from None
             why = f"cannot be reached ({_reason(e)})"
         if failures < TRIES:

@@ -165,7 +165,7 @@ def _select(name: HubName, paths: Sequence[str], where: str) -> tuple[tuple[str,
         return model_files.whole(name.path, paths, where), "gguf"
     folder = f"{name.path}/" if name.path else ""
     inside = [p for p in paths if p.startswith(folder)]
-    if not inside:
+    if name.path and not inside:
         files = [p for p in paths if model_files.is_gguf(p)]
         raise NotFound(f"{where} has no file {name.path!r}.", mend=did_you_mean(name.path, files))
     flat = [p.removeprefix(folder) for p in inside if "/" not in p.removeprefix(folder)]
