@@ -4,22 +4,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 
-from rbee.adapters import gguf, system
+from rbee.adapters import system
 from rbee.adapters.catalog import ModelCatalog
 from rbee.adapters.model_facts import described
-from rbee.adapters.sources import Located, Source, SourceFile, fetch, place
+from rbee.adapters.sources import Located, Source
 from rbee.contracts.heartbeat import ModelChange
 from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import Insufficient, RbeeError
-from rbee.core.records import ModelRecord
+from rbee.core.records import ModelFile, ModelRecord
+from rbee.daemons.hive.meter import Meter
+from rbee.daemons.hive.model_files import Files, combined
+from rbee.daemons.hive.unfinished import DownloadFolder, Unfinished
 
 #: At least so many seconds between two progress events.
 PROGRESS_EVERY = 0.2
@@ -29,23 +31,30 @@ Tell = Callable[..., None]
 
 
 class Bringing:
-    """One download, from its source's text to its record."""
+    """One download, from its source's text to its record; `turn` is waited for before anything is fetched."""
 
     def __init__(
         self,
         catalog: ModelCatalog,
         source: Source,
+        state: Unfinished,
         request: ModelDownload,
-        model_id: str,
         tell: Tell,
         on_change: Callable[[ModelChange], None],
+        turn: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        self.catalog, self.source, self.request, self.model_id = catalog, source, request, model_id
-        self.tell, self.on_change = tell, on_change
+        self.catalog, self.source, self.request, self.state = catalog, source, request, state
+        self.model_id = state.model_id
+        self.tell, self.on_change, self.turn = tell, on_change, turn
         self.text = request.declared_source or request.model
-        self.cancelled = Event()
-        self._began = self._told = time.monotonic()
-        self._first: int | None = None
+        self.folder = DownloadFolder(catalog.folder(self.model_id))
+        self.meter = Meter(state.total_bytes)
+        #: Whether anything of it is on the disk, to be gone on with.
+        self.begun = False
+        #: The model as it was before, when it is one that works.
+        self.older: ModelRecord | None = None
+        self._record: ModelRecord | None = None
+        self._told = 0.0
 
     async def run(self) -> ModelRecord:
         """Raises RbeeError; what the disk refuses is one too."""
@@ -68,124 +77,154 @@ class Bringing:
             record = await asyncio.to_thread(self._keep, known)
             tell("model_download_exists", f"{name} is there already.", size_bytes=record.size_bytes)
             return record
-        wanted, says = self.request.sha256, located.files[0].sha256
+        wanted, says = self.request.sha256, said_digest(located)
         if wanted and says and wanted != says:
             raise RbeeError(
                 f"{self.source.name} has SHA-256 {says} for this file, wanted is {wanted}.",
                 code="checksum_mismatch",
                 mend="It has changed since it was locked: pin the old revision, or lock it anew.",
             )
+        self.older = known if known is not None and known.status == "available" else None
         return await self._bring(located)
 
     def _same(self, known: ModelRecord, located: Located) -> bool:
         """Whether what is there is what the source has, as far as that can be told without fetching."""
         if known.status != "available" or known.source != self.text:
             return False
-        digest = self.request.sha256 or located.files[0].sha256
+        digest = self.request.sha256 or said_digest(located)
         if digest is not None:
             return known.checksum == digest
-        if located.files[0].path is not None and not self.request.declared_source:
+        first = located.files[0]
+        if first.path is not None and not self.request.declared_source:
             there = Path(known.path)
-            return there.exists() and (there.samefile(located.files[0].path) or known.size_bytes == located.size)
+            return there.exists() and (there.samefile(first.path) or known.size_bytes == located.size)
         return known.revision == self.request.revision and known.commit == located.commit
 
     def _keep(self, known: ModelRecord) -> ModelRecord:
         kept = replace(known, mark=self.request.mark or known.mark, revision=self.request.revision)
         self.catalog.put(kept, system.now())
+        # An earlier try of something else is of no use any more.
+        self.folder.discard()
         return kept
 
     async def _bring(self, located: Located) -> ModelRecord:
-        target = self.catalog.folder(self.model_id) / located.files[0].filename
         record = ModelRecord(
             id=self.model_id,
             name=self.model_id,
-            path=str(target),
+            path=str(self._home(self.folder.path, located)),
             size_bytes=located.size or 0,
             status="downloading",
             source=self.text,
             revision=self.request.revision,
             commit=located.commit,
+            format=located.format,
             mark=self.request.mark,
         )
-        await self._put(record)
-        try:
-            size, checksum = await self._bytes(located.files[0], target)
-            facts = await asyncio.to_thread(described, replace(record, size_bytes=size))
-        except gguf.BadGguf as e:
-            await asyncio.to_thread(target.unlink, missing_ok=True)
-            await self._put(replace(record, status="failed", error=str(e)))
-            raise
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            await self._put(
-                replace(record, status="failed", error="The download was cancelled; what is there is kept.")
-            )
-            raise
-        except Exception as e:
-            with contextlib.suppress(OSError):
-                await self._put(replace(record, status="failed", error=str(e)))
-            raise
-        done = replace(
-            facts,
-            status="available",
-            checksum=checksum,
-            verified=bool(self.request.sha256 or located.files[0].sha256 or located.files[0].path),
+        same = self.state.commit == located.commit
+        self.state = replace(
+            self.state,
+            commit=located.commit,
+            total_bytes=located.size,
+            finished=self.state.finished if same else (),
         )
-        await self._put(done)
-        await asyncio.to_thread(self._sweep, target)
-        self.on_change(ModelChange(action="added", model_id=self.model_id, size_gb=round(size / 1e9, 3)))
+        self.meter.total = located.size
+        await self.save()
+        self.begun, self._record = True, record
+        if self.older is None:
+            await self._put(record)
+        files = Files(self.catalog, self.folder, self.request, located, self._progress, self._finished)
+        async with self.turn():
+            found = await files.bring(self.state.finished, self.meter)
+        done = await self._checked(record, located, found)
+        return await self._published(done, [f.name for f in found], files.pushed)
+
+    def _home(self, folder: Path, located: Located) -> Path:
+        """What a record's `path` is: the folder of an MLC model, else the (first) file."""
+        return folder if located.format == "mlc" else folder / located.files[0].filename
+
+    async def _checked(self, record: ModelRecord, located: Located, found: list[ModelFile]) -> ModelRecord:
+        """The record of the staged files. What is no model is thrown away."""
+        checksum = combined(found)
+        staged = replace(
+            record,
+            path=str(self._home(self.folder.stage, located)),
+            size_bytes=sum(f.size_bytes for f in found),
+            files=tuple(found) if len(found) > 1 else (),
+        )
+        try:
+            if self.request.sha256 and checksum != self.request.sha256:
+                raise RbeeError(
+                    f"The files of {self.model_id} have together SHA-256 {checksum}, not {self.request.sha256}. "
+                    "They were thrown away.",
+                    code="checksum_mismatch",
+                )
+            facts = await asyncio.to_thread(described, staged)
+        except RbeeError:
+            await asyncio.to_thread(self.folder.discard)
+            self.state = replace(self.state, finished=())
+            await self.save()
+            raise
+        sure = self.request.sha256 or all(f.sha256 or f.md5 or f.path for f in located.files)
+        return replace(facts, path=record.path, status="available", checksum=checksum, verified=bool(sure))
+
+    async def _published(self, done: ModelRecord, names: list[str], pushed: list[Path]) -> ModelRecord:
+        """Not cut short by a cancel; one that is cut short by the end of the hive is finished by the next."""
+        self.state = replace(self.state, publishing=done, finished=())
+        publishing = asyncio.ensure_future(asyncio.to_thread(self._publish, done, names, pushed))
+        while not publishing.done():
+            try:
+                await asyncio.shield(publishing)
+            except asyncio.CancelledError:
+                continue
+        publishing.result()
+        size = round(done.size_bytes / 1e9, 3)
+        self.on_change(ModelChange(action="added", model_id=self.model_id, size_gb=size))
         return done
+
+    def _publish(self, done: ModelRecord, names: list[str], pushed: list[Path]) -> None:
+        self.folder.save(self.state)
+        self.folder.place(names)
+        self.catalog.put(done, system.now())
+        self.folder.sweep(names)
+        for path in pushed:
+            path.unlink(missing_ok=True)
+
+    async def failed(self, error: str) -> None:
+        """Tell in the catalog why there is no model; one that was there before stays."""
+        if self._record is not None and self.older is None:
+            await self._put(replace(self._record, status="failed", error=error))
+
+    async def save(self) -> None:
+        await asyncio.shield(asyncio.to_thread(self.folder.save, self.state))
 
     async def _put(self, record: ModelRecord) -> None:
         await asyncio.shield(asyncio.to_thread(self.catalog.put, record, system.now()))
 
-    async def _bytes(self, located: SourceFile, target: Path) -> tuple[int, str]:
-        if located.path is None:
-            fetched = await fetch(located, target, self.request.sha256, self._progress)
-            return fetched.size, fetched.sha256
-        pushed = located.path.parent == self.catalog.folder("x").parent / ".incoming"
-        placing = asyncio.ensure_future(
-            asyncio.to_thread(place, located.path, target, self._progress, self.cancelled, ours=pushed)
-        )
-        try:
-            checksum = await asyncio.shield(placing)
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            with contextlib.suppress(RbeeError, OSError):
-                await placing
-            raise
-        if self.request.sha256 and checksum != self.request.sha256:
-            await asyncio.to_thread(target.unlink, missing_ok=True)
-            raise RbeeError(
-                f"{located.path} has SHA-256 {checksum}, not {self.request.sha256}.", code="checksum_mismatch"
-            )
-        # A file that apply pushed beside the models has done its duty.
-        if pushed:
-            await asyncio.to_thread(located.path.unlink, missing_ok=True)
-        return target.stat().st_size, checksum
+    async def _finished(self, file: ModelFile) -> None:
+        others = tuple(f for f in self.state.finished if f.name != file.name)
+        self.state = replace(self.state, finished=(*others, file))
+        await self.save()
 
-    def _sweep(self, target: Path) -> None:
-        """What an earlier file of this model, or an unfinished other one, has left in its folder."""
-        for other in target.parent.iterdir():
-            if other.name not in (target.name, "metadata.json") and not other.is_dir():
-                other.unlink(missing_ok=True)
-
-    def _progress(self, done: int, total: int | None) -> None:
+    def _progress(self) -> None:
         """From the loop or from a thread: narrating takes both."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first, self._began = done, now
+        meter, now = self.meter, time.monotonic()
+        done, total = meter.done, meter.total
         if now - self._told < PROGRESS_EVERY and done != total:
             return
         self._told = now
-        speed = (done - self._first) / max(now - self._began, 1e-3)
-        left = None if total is None or speed <= 0 else round((total - done) / speed, 1)
+        speed = meter.speed
         of = f" of {total / 1e6:,.1f}" if total else ""
         self.tell(
             "model_download_progress",
             f"{self.model_id}: {done / 1e6:,.1f}{of} MB, {speed / 1e6:,.1f} MB/s",
             bytes_downloaded=done,
             total_bytes=total,
-            speed_bytes_per_sec=int(speed),
-            eta_seconds=left,
+            speed_bytes_per_sec=speed,
+            eta_seconds=meter.eta,
         )
+
+
+def said_digest(located: Located) -> str | None:
+    """The digest that the model will have, when its source tells those of all its files."""
+    said = [ModelFile(name=f.filename, size_bytes=f.size or 0, sha256=f.sha256) for f in located.files]
+    return None if any(f.sha256 is None for f in said) else combined(said)

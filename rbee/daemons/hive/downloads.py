@@ -1,113 +1,282 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Downloads of models: one of a model at a time; who asks for the same again joins and hears the same."""
+"""Downloads of models: one of a model at a time; who asks for the same again joins and hears the same.
+
+A download outlives the jobs that wait for it in one way only: what is on the disk. It can be paused, gone on with by
+anyone and given up; over a restart of the hive a paused one stays paused, one that ran is told as failed and goes on
+when somebody asks for it again: a hive never begins to fetch by itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from rbee.adapters import system
 from rbee.adapters.catalog import ModelCatalog
-from rbee.adapters.sources import Located, Source, default_id
+from rbee.adapters.sources import Located, Source, default_id, source_for
+from rbee.contracts import defaults
 from rbee.contracts.heartbeat import ModelChange
+from rbee.contracts.operations.downloads import DownloadInfo
 from rbee.contracts.operations.models import ModelDownload
-from rbee.core.errors import Conflict, Interrupted, InvalidRequest
+from rbee.core.errors import Conflict, Interrupted, NotFound, RbeeError
+from rbee.core.problems import did_you_mean
 from rbee.core.records import DownloadProgress, ModelRecord
+from rbee.core.redact import Redactor
 from rbee.daemons.hive.bringing import Bringing
+from rbee.daemons.hive.download import RUNNING, Download, key_of
+from rbee.daemons.hive.unfinished import DownloadFolder, Unfinished, find_unfinished
+from rbee.daemons.logs import current_job
 
 Narrate = Callable[..., None]
-
-
-@dataclass(slots=True)
-class _Active:
-    """A download that runs; `listeners` are the jobs that wait for it."""
-
-    key: tuple[Any, ...]
-    task: asyncio.Task[ModelRecord]
-    listeners: list[Narrate] = field(default_factory=list)
+ENDED = "The hive ended during the download; download it again, or resume it, to go on."
+CANCELLED = "The download was cancelled; what is there is kept."
 
 
 class Downloads:
     """Fetches models into the catalog. Lives on one event loop."""
 
     def __init__(
-        self, catalog: ModelCatalog, sources: Sequence[Source], on_change: Callable[[ModelChange], None]
+        self,
+        catalog: ModelCatalog,
+        sources: Sequence[Source],
+        on_change: Callable[[ModelChange], None],
+        at_once: int = defaults.DOWNLOADS,
     ) -> None:
         self._catalog = catalog
         self._sources = tuple(sources)
         self._on_change = on_change
-        self._active: dict[str, _Active] = {}
+        self._downloads: dict[str, Download] = {}
+        self._free = asyncio.Semaphore(at_once)
+        #: The hive is ending: what is cut short now is told as that.
+        self.closing = False
 
-    async def locate(self, source: str, revision: str | None) -> Located:
-        """The files of a source at a revision, as it tells them now. Raises RbeeError, as sources do."""
-        found = next((s for s in self._sources if s.supports(source)), None)
-        if found is None:
-            raise InvalidRequest(f"No source knows {source!r}.")
-        return await found.locate(source, revision)
+    def recover(self, root: Path) -> None:
+        """At start, before anything else asks: finish what was being published, know what was left. Blocks."""
+        for folder, state in find_unfinished(root):
+            if state.publishing is not None:
+                names = [f.name for f in state.publishing.files] or [Path(state.publishing.path).name]
+                folder.place(names)
+                self._catalog.put(state.publishing, system.now())
+                folder.sweep(names)
+                continue
+            if state.status in RUNNING:
+                state = replace(state, status="failed", error=ENDED)
+                folder.save(state)
+            self._downloads[state.model_id] = Download(state, folder.kept())
+        for record in self._catalog.list():
+            left = self._downloads.get(record.id)
+            if record.status == "downloading" and (left is None or left.status == "failed"):
+                self._catalog.put(replace(record, status="failed", error=ENDED), system.now())
 
     def active(self, model_id: str) -> bool:
-        return model_id in self._active
+        """Whether it runs, waits for its turn or is paused."""
+        found = self._downloads.get(model_id)
+        return found is not None and found.status != "failed"
 
     def progress(self, model_id: str) -> DownloadProgress | None:
         """How far the download of a model is; None when none runs."""
-        return None
+        return self._downloads[model_id].progress() if self.active(model_id) else None
+
+    def list(self) -> tuple[DownloadInfo, ...]:
+        """The oldest first."""
+        return tuple(sorted((d.info() for d in self._downloads.values()), key=lambda i: (i.started_at, i.model_id)))
+
+    async def locate(self, source: str, revision: str | None) -> Located:
+        """Ask a model's source what it has now. Raises RbeeError."""
+        return await source_for(source, self._sources).locate(source, revision)
+
+    def changed(self, change: ModelChange) -> None:
+        """A model came or went by other ways than a download; what is left of a failed one goes with its model."""
+        if change.action == "removed" and not self.active(change.model_id):
+            self._downloads.pop(change.model_id, None)
+        self._on_change(change)
 
     async def stop(self) -> None:
-        """Cancel what runs; what was fetched stays for the next time."""
-        tasks = [a.task for a in self._active.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cut short what runs; what was fetched stays for the next time."""
+        self.closing = True
+        await asyncio.gather(*(d.halt() for d in list(self._downloads.values())))
 
     async def get(self, request: ModelDownload, narrate: Narrate) -> ModelRecord:
         """The model, there and verified. Cancelling the last who waits cancels the download (its part stays).
 
-        Raises RbeeError: conflict when another source is being downloaded under that id, and what sources raise.
+        Raises RbeeError: conflict when another source is being downloaded under that id, download_cancelled when
+        somebody gives it up meanwhile, and what sources raise.
         """
         model_id = request.model_id or default_id(request.model)
-        key = (request.model, request.revision, request.sha256)
-        active = self._active.get(model_id)
-        if active is None:
-            source = next((s for s in self._sources if s.supports(request.model)), None)
-            if source is None:
-                raise InvalidRequest(
-                    f"No source knows {request.model!r}.",
-                    mend="Write hf:ORG/REPO/FILE.gguf, https://..., file:/path or builtin:NAME.",
-                )
-            tell = functools.partial(self._tell, model_id)
-            bringing = Bringing(self._catalog, source, request, model_id, tell, self._on_change)
-            active = _Active(key, asyncio.create_task(bringing.run(), name=f"download-{model_id}"))
-            self._active[model_id] = active
-            active.task.add_done_callback(lambda _: self._active.pop(model_id, None))
-        elif active.key != key:
+        found = self._downloads.get(model_id)
+        if found is None or found.status == "failed":
+            source = source_for(request.model, self._sources)
+            found = self._new(model_id, request, found)
+            self._start(found, source)
+        elif found.key != key_of(request):
             raise Conflict(
-                f"Another download of {model_id!r} runs, from another source.", mend="Cancel that one or wait for it."
+                f"Another download of {model_id!r} is {found.status}, from another source.",
+                mend="Cancel that one or wait for it.",
             )
         else:
+            found.request = request
             narrate("model_download_joined", f"{model_id} is being downloaded already.", model_id=model_id)
-        return await self._wait(active, narrate)
+            if found.status == "paused":
+                narrate("model_download_paused", f"{model_id} is paused; waiting for its resume.", model_id=model_id)
+        return await self._wait(found, narrate)
 
-    async def _wait(self, active: _Active, narrate: Narrate) -> ModelRecord:
-        active.listeners.append(narrate)
+    async def _wait(self, download: Download, narrate: Narrate) -> ModelRecord:
+        waiter = download.join(current_job.get(), narrate)
         try:
-            return await asyncio.shield(active.task)
+            return await asyncio.shield(download.result)
         except asyncio.CancelledError:
-            if active.task.cancelled():
+            if download.result.cancelled():
                 raise Interrupted("The download was cancelled.") from None
             raise
         finally:
-            active.listeners.remove(narrate)
-            if not active.listeners and not active.task.done():
-                active.task.cancel()
-                await asyncio.wait({active.task})
+            download.leave(waiter)
+            if not download.waiting:
+                await download.halt()
 
-    def _tell(self, model_id: str, name: str, message: str, **fields: Any) -> None:
-        active = self._active.get(model_id)
-        for narrate in list(active.listeners) if active else ():
-            narrate(name, message, model_id=model_id, **fields)
+    def _new(self, model_id: str, request: ModelDownload, before: Download | None) -> Download:
+        kept = Redactor().text(request.model)
+        state = Unfinished(
+            model_id=model_id,
+            request=replace(request, model=kept, declared_source=_hidden(request.declared_source)),
+            status="downloading",
+            started_at=system.now(),
+        )
+        if before is not None and before.key == key_of(request):
+            left = before.state
+            state = replace(state, started_at=left.started_at, commit=left.commit, finished=left.finished)
+        made = Download(state, before.bytes_here if before else 0, request)
+        self._downloads[model_id] = made
+        return made
 
-    def changed(self, change: ModelChange) -> None:
-        """A model came or went by other ways than a download."""
-        self._on_change(change)
+    def _start(self, download: Download, source: Source) -> None:
+        tell = functools.partial(self._tell, download)
+        turn = functools.partial(self._turn, download)
+        download.state = replace(download.state, status="downloading", error=None)
+        download.begin(Bringing(self._catalog, source, download.state, download.request, tell, self._on_change, turn))
+        download.task = asyncio.create_task(self._run(download), name=f"download-{download.model_id}")
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, download: Download) -> AsyncIterator[None]:
+        """So many fetch at once; the others wait, and say so."""
+        if self._free.locked():
+            await download.set("queued")
+            told = f"{download.model_id} waits for its turn: {defaults.DOWNLOADS} downloads run."
+            self._tell(download, "model_download_queued", told)
+        async with self._free:
+            if download.status == "queued":
+                await download.set("downloading")
+            yield
+
+    async def _run(self, download: Download) -> None:
+        bringing = download.bringing
+        assert bringing is not None
+        try:
+            record = await bringing.run()
+        except asyncio.CancelledError:
+            if download.intent == "pause":
+                await download.set("paused")
+            elif download.intent != "cancel":
+                await self._failed(download, ENDED if self.closing else CANCELLED)
+                download.result.cancel()
+        except Exception as e:
+            await self._failed(download, str(e))
+            download.fail(e)
+        else:
+            self._downloads.pop(download.model_id, None)
+            if not download.result.done():
+                download.result.set_result(record)
+
+    async def _failed(self, download: Download, error: str) -> None:
+        """Kept and listed when anything of it is on the disk."""
+        bringing = download.bringing
+        assert bringing is not None
+        with contextlib.suppress(OSError):
+            await bringing.failed(error)
+            if bringing.begun or download.was_kept:
+                await download.set("failed", error)
+                return
+        if self._downloads.get(download.model_id) is download:
+            self._downloads.pop(download.model_id)
+
+    def find(self, download_id: str) -> Download:
+        """By its id or its model's. Raises NotFound."""
+        for download in self._downloads.values():
+            if download_id in (download.model_id, download.id):
+                return download
+        raise NotFound(
+            f"There is no download {download_id!r} on this hive.",
+            code="download_not_found",
+            mend=did_you_mean(download_id, list(self._downloads)),
+        )
+
+    async def pause(self, download_id: str) -> Download:
+        """Jobs that wait for it go on waiting. Raises NotFound, Conflict when it does not run."""
+        download = self.find(download_id)
+        if download.status == "failed":
+            raise Conflict(f"The download of {download.model_id!r} has failed: it does not run.", code="not_running")
+        if not download.is_paused():
+            await download.halt("pause")
+            if not download.is_paused():
+                raise Conflict(f"The download of {download.model_id!r} has just ended.", code="not_running")
+            text = f"{download.model_id} is paused; waiting for its resume."
+            self._tell(download, "model_download_paused", text, bytes_downloaded=download.bytes_here)
+        return download
+
+    async def resume(self, download_id: str) -> Download:
+        """Go on with one that is paused or failed, whoever began it. Raises NotFound, Conflict, InvalidRequest."""
+        download = self.find(download_id)
+        if download.status in RUNNING:
+            return download
+        if "[redacted]" in download.request.model:
+            raise Conflict(
+                f"The source of {download.model_id!r} holds a secret, which is not kept over a restart.",
+                code="secret_needed",
+                mend="Download it again with its source: it goes on from what is there.",
+            )
+        source = source_for(download.request.model, self._sources)
+        if download.status == "failed":
+            download.again()
+        self._start(download, source)
+        await download.set("downloading")
+        text = f"{download.model_id} goes on."
+        self._tell(download, "model_download_resumed", text, bytes_downloaded=download.bytes_here)
+        return download
+
+    async def cancel(self, download_id: str) -> int:
+        """Give it up and throw away what was fetched, not a model that was there before; how many bytes that was.
+
+        Raises NotFound, Conflict when it has just ended.
+        """
+        download = self.find(download_id)
+        await download.halt("cancel")
+        if self._downloads.get(download.model_id) is not download:
+            raise Conflict(f"The download of {download.model_id!r} has just ended.", code="not_running")
+        here = await asyncio.to_thread(self._discard, download.model_id)
+        self._downloads.pop(download.model_id, None)
+        text = f"The download of {download.model_id} was given up."
+        self._tell(download, "model_download_cancelled", text, bytes_downloaded=here)
+        download.fail(RbeeError(text, code="download_cancelled"))
+        return here
+
+    def _discard(self, model_id: str) -> int:
+        folder = DownloadFolder(self._catalog.folder(model_id))
+        here = folder.kept()
+        known = self._catalog.get(model_id)
+        if known is not None and known.status == "available":
+            folder.discard()
+        else:
+            self._catalog.remove(model_id)
+        return here
+
+    def _tell(self, download: Download, name: str, message: str, **fields: Any) -> None:
+        for narrate in download.narrates():
+            narrate(name, message, model_id=download.model_id, **fields)
+
+
+def _hidden(text: str | None) -> str | None:
+    return None if text is None else Redactor().text(text)

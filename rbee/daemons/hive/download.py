@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One download as a hive holds it: where it stands, who waits for it, what runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, Literal
+
+from rbee.adapters.sources import default_id
+from rbee.contracts.operations.downloads import DownloadInfo, DownloadStatus
+from rbee.contracts.operations.models import ModelDownload
+from rbee.core.records import DownloadProgress, ModelRecord
+from rbee.core.redact import Redactor
+from rbee.core.slug import slug
+from rbee.daemons.hive.bringing import Bringing
+from rbee.daemons.hive.unfinished import Unfinished
+
+RUNNING: Final = ("queued", "downloading")
+Narrate = Callable[..., None]
+Key = tuple[str, str, str | None, str | None]
+
+
+def key_of(request: ModelDownload) -> Key:
+    """What makes two requests the same download; a secret in the source is no part of it."""
+    model_id = request.model_id or default_id(request.model)
+    return model_id, Redactor().text(request.model), request.revision, request.sha256
+
+
+class Download:
+    """Owned by `Downloads`, on its loop. `result` is what jobs wait for; a pause leaves it open."""
+
+    def __init__(self, state: Unfinished, here: int, request: ModelDownload | None = None) -> None:
+        self._state = state
+        #: With the secrets that the state has not.
+        self.request = request or state.request
+        self.bringing: Bringing | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.intent: Literal["pause", "cancel"] | None = None
+        #: Whether the disk knows of it from before this run.
+        self.was_kept = request is None
+        self._here = here
+        self._waiters: dict[object, tuple[str, Narrate]] = {}
+        self._result: asyncio.Future[ModelRecord] | None = None
+
+    @property
+    def state(self) -> Unfinished:
+        """As the run that brings it has it now, or the last one had it."""
+        return self.bringing.state if self.bringing is not None else self._state
+
+    @state.setter
+    def state(self, state: Unfinished) -> None:
+        self._state = state
+        if self.bringing is not None:
+            self.bringing.state = state
+
+    @property
+    def model_id(self) -> str:
+        return self._state.model_id
+
+    @property
+    def id(self) -> str:
+        return f"download-{slug(self.model_id)}"
+
+    @property
+    def key(self) -> Key:
+        return key_of(self.request)
+
+    @property
+    def status(self) -> DownloadStatus:
+        return self.state.status
+
+    def is_paused(self) -> bool:
+        return self.status == "paused"
+
+    @property
+    def bytes_here(self) -> int:
+        """What is on the disk, or was when it stopped."""
+        return max(self.bringing.meter.done, self._here) if self.bringing is not None else self._here
+
+    @property
+    def result(self) -> asyncio.Future[ModelRecord]:
+        if self._result is None:
+            self._result = asyncio.get_running_loop().create_future()
+        return self._result
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiters)
+
+    def join(self, job_id: str, narrate: Narrate) -> object:
+        waiter = object()
+        self._waiters[waiter] = (job_id, narrate)
+        return waiter
+
+    def leave(self, waiter: object) -> None:
+        self._waiters.pop(waiter, None)
+
+    def narrates(self) -> list[Narrate]:
+        return [narrate for _, narrate in self._waiters.values()]
+
+    def begin(self, bringing: Bringing) -> None:
+        self._here = self.bytes_here
+        self.bringing, self.intent = bringing, None
+
+    def again(self) -> None:
+        """Another try after a failed one: for who waits from now on."""
+        self._result = None
+        self.was_kept = True
+
+    def fail(self, error: Exception) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+            # Nobody need wait for it.
+            self.result.exception()
+
+    async def set(self, status: DownloadStatus, error: str | None = None) -> None:
+        """Also on the disk, once anything of it is there."""
+        self.state = replace(self.state, status=status, error=error)
+        if self.bringing is not None and (self.bringing.begun or self.was_kept):
+            await self.bringing.save()
+
+    async def halt(self, intent: Literal["pause", "cancel"] | None = None) -> None:
+        """End what runs, and wait until it has."""
+        task = self.task
+        if task is not None and not task.done():
+            self.intent = intent
+            task.cancel()
+            await asyncio.wait({task})
+
+    def info(self) -> DownloadInfo:
+        meter, running = self.bringing.meter if self.bringing else None, self.status == "downloading"
+        return DownloadInfo(
+            download_id=self.id,
+            model_id=self.model_id,
+            source=Redactor().text(self.request.declared_source or self.request.model),
+            status=self.status,
+            bytes_downloaded=self.bytes_here,
+            total_bytes=meter.total if meter else self.state.total_bytes,
+            speed_bytes_per_sec=meter.speed if meter and running else 0,
+            eta_seconds=meter.eta if meter and running else None,
+            started_at=self.state.started_at,
+            job_ids=tuple(job_id for job_id, _ in self._waiters.values() if job_id),
+            error=self.state.error,
+        )
+
+    def progress(self) -> DownloadProgress:
+        info = self.info()
+        return DownloadProgress(
+            bytes_downloaded=info.bytes_downloaded,
+            total_bytes=info.total_bytes,
+            speed_bytes_per_sec=info.speed_bytes_per_sec,
+            eta_seconds=info.eta_seconds,
+            started_at=info.started_at,
+            source_url=info.source,
+        )
