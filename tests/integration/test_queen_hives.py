@@ -125,6 +125,30 @@ async def test_failed_workers_and_their_reasons_are_shown(tmp_path: Path) -> Non
             assert answer.status == 400
 
 
+async def test_an_unloaded_worker_is_shown_and_gets_no_requests(tmp_path: Path) -> None:
+    async with MockEngine() as engine:
+        unloaded = record("w1", engine.port, status="unloaded", reason="had no request for 5 minutes", pid=0)
+        hive = FakeHive(records=[unloaded])
+        async with hive.run(tmp_path), queen_in(tmp_path, queen_config(hives=(hive.known,))) as c:
+            known = await eventually(functools.partial(c.queen.registry.workers.get, "w1"))
+            (shown,) = (await c.run("Status"))["result"]["workers"]
+            assert (shown["worker"]["status"], shown["routable"]) == ("unloaded", False)
+            assert shown["reason"] == "unloaded: had no request for 5 minutes"
+            async with c.chat() as answer:
+                assert answer.status == 503
+            assert engine.requests == 0
+            # Its port was given on: another worker there does not make it unknown, nor does time.
+            registry = c.queen.registry
+            registry.heartbeat(beat("w2", engine.port, started_at="2026-01-02T00:00:00Z"))
+            assert registry.workers.keys() == {"w1", "w2"}
+            known.last_seen -= 1e6
+            assert known not in registry.sweep()
+            # It is started again, elsewhere.
+            again = record("w1", free_port(), started_at="2027-01-01T00:00:00Z")
+            (probed,) = registry.discovered("h1", [again])
+            assert (probed.status, probed.worker_id) == ("ready", "w1")
+
+
 async def test_an_operation_of_a_hive_runs_there_and_is_told_here(tmp_path: Path) -> None:
     async def check(context: JobContext, request: Any) -> HiveCheckResponse:
         context.narrate("hive_check_start", "Started.", step=1)

@@ -12,13 +12,17 @@ from rich.text import Text
 from rbee.cli.views.problems import harmless
 from rbee.contracts.operations.fleet import StatusResponse, WorkerSummary
 
-_COLOUR = {"online": "green", "ready": "green", "busy": "green", "starting": "yellow", "stopping": "yellow"}
+_COLOUR = {
+    **dict.fromkeys(("online", "ready", "busy"), "green"),
+    **dict.fromkeys(("starting", "stopping"), "yellow"),
+    "unloaded": "dim",
+}
 
 
 def well(found: StatusResponse) -> bool:
     """Whether every hive is online and every worker is routable or on its way."""
     return all(h.status == "online" for h in found.hives) and all(
-        w.routable or w.worker.status in ("starting", "stopping") for w in found.workers
+        w.routable or w.worker.status in ("starting", "stopping", "unloaded") for w in found.workers
     )
 
 
@@ -43,7 +47,8 @@ def render(found: StatusResponse) -> Iterator[RenderableType]:
     for summary in found.workers:
         reason = summary.worker.reason or summary.reason
         if reason and not summary.routable:
-            yield Text(harmless(f"worker {summary.worker.worker_id}: {reason}"), style="red")
+            style = "dim" if summary.worker.status == "unloaded" else "red"
+            yield Text(harmless(f"worker {summary.worker.worker_id}: {reason}"), style=style)
 
 
 def _worker(summary: WorkerSummary) -> tuple[RenderableType, ...]:

@@ -149,6 +149,11 @@ class Registry:
                 log.warning("worker %s of hive %s: %s", record.worker_id, hive_id, e)
                 continue
             known = self.workers.get(record.worker_id)
+            if record.status == "unloaded":
+                # Nothing to probe: it is there to be seen, and why, until its hive starts it again or removes it.
+                if known is None or record.started_at >= known.beat.started_at:
+                    self._add(Worker(_beat_of(record, hive_id), self._clock(), trusted=True))
+                continue
             failed = record.status in ("failed", "dead")
             if known is not None and known.beat.started_at >= record.started_at and known.unreachable is None:
                 if failed and known.status not in ("failed", "dead", "stopping"):
@@ -191,6 +196,7 @@ class Registry:
             w
             for w in self.workers.values()
             if now - w.last_seen > self.stale_after * (1 if w.status in ("stopping", "dead") else _FORGET)
+            and w.status != "unloaded"
         ]
         for worker in old:
             self.forget(worker.worker_id)
@@ -265,6 +271,8 @@ class Registry:
     def _evict(self, newest: Worker) -> None:
         """A port has one owner: a worker that speaks from another's address has taken its place."""
         for other in [w for w in self.workers.values() if w.upstream == newest.upstream and w is not newest]:
+            if other.status == "unloaded":  # its port was given on
+                continue
             older = self._outlived(other, newest.beat, newest.last_seen)
             if not older and (newest.trusted or not other.trusted):
                 self.forget(other.worker_id)
