@@ -54,14 +54,16 @@ def free_range(count: int = 8) -> tuple[int, int]:
     raise AssertionError("no range of free ports")
 
 
-def install_engine(paths: Paths, provider: EngineProvider, python: str = sys.executable) -> str:
+def install_engine(
+    paths: Paths, provider: EngineProvider, python: str = sys.executable, *, worker_type: str = "cpu"
+) -> str:
     """As apply does on this machine: the engine is in this very environment."""
     made = binary_id(provider, platform_id())
     artifact = WorkerBinary(
         id=made,
         engine=provider.name,
         version=provider.version,
-        worker_type="cpu",
+        worker_type=worker_type,
         platform=platform_id(),
         path=str(paths.worker_binaries / made),
         python=python,
