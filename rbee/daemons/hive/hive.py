@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
 from pathlib import Path
 
 from rbee.adapters import process, system
@@ -24,6 +23,7 @@ from rbee.daemons.hive.binary_ops import BinaryOps
 from rbee.daemons.hive.check_ops import CheckOps, KeptJob
 from rbee.daemons.hive.device_ops import DeviceOps
 from rbee.daemons.hive.devices import Devices
+from rbee.daemons.hive.download_ops import DownloadOps
 from rbee.daemons.hive.downloads import Downloads
 from rbee.daemons.hive.heartbeat import Heartbeat
 from rbee.daemons.hive.hive_ops import HiveOps, only_for
@@ -59,6 +59,8 @@ class Hive:
         )
         self.preloader = Preloader(lambda model: bool(self.supervisor.using(model)), config.preload_budget_mb)
         self.supervisor.on_begin = self.preloader.note_start
+        #: Of models that came since the start.
+        self.added_bytes = 0
         self.devices = Devices(self.supervisor.on_device)
         self.supervisor.vitals.vram_by_pid = self.devices.vram_by_pid
         #: The daemon's, which keeps jobs in a file.
@@ -75,6 +77,7 @@ class Hive:
             self.config.hive_id,
             {
                 **ModelOps(self.models, self.downloads, self.supervisor).handlers(),
+                **DownloadOps(self.downloads).handlers(),
                 **WorkerOps(self.config.hive_id, self.supervisor, self._spawner()).handlers(),
                 **DeviceOps(self.devices, self.supervisor).handlers(),
                 **SystemOps(self.sight, self.supervisor).handlers(),
@@ -129,6 +132,7 @@ class Hive:
     def closing(self) -> None:
         """From now on a cancelled job leaves its worker running: the next hive takes it up."""
         self.supervisor.closing = True
+        self.downloads.closing = True
 
     async def stop(self) -> None:
         """Stop downloads (their parts stay) and watching; keep the workers running; let go of the lock."""
@@ -144,14 +148,13 @@ class Hive:
         self.models.sweep()
         with contextlib.suppress(OSError):  # unreadable: those who ask are told
             self.binaries.refresh()
-        for record in self.models.list():
-            if record.status == "downloading":
-                error = "The hive ended during the download; download it again to go on."
-                self.models.put(replace(record, status="failed", error=error), system.now())
+        self.downloads.recover(self.paths.models)
 
     def _model_changed(self, change: ModelChange) -> None:
         if change.action == "removed":
             self.preloader.forget(change.model_id)
+        elif (record := self.models.get(change.model_id)) is not None:
+            self.added_bytes += record.size_bytes
         self.heartbeat.model_changed(change)
 
     async def _monitor(self) -> MonitorData:
