@@ -45,6 +45,7 @@ class HiveDaemon:
         )
         self.server = Server(build(described("hive", self.routes())), [self.hive.listener])
         self._ready = False
+        self._restarts = metrics.Restarts()
 
     def routes(self) -> list[Route]:
         return [
@@ -122,11 +123,22 @@ class HiveDaemon:
         return json_response(await self.hive.sight.capabilities(heartbeat.queen_url))
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        text = metrics.render(
-            workers=await self.hive.supervisor.records(),
-            models=await asyncio.to_thread(self.hive.models.list),
+        hive, workers = self.hive, await self.hive.supervisor.records()
+        seen = metrics.Seen(
+            workers=workers,
+            restarts=self._restarts.seen(workers),
+            models=tuple(await asyncio.to_thread(hive.models.list)),
+            added_bytes=hive.added_bytes,
+            downloads=hive.downloads.list(),
+            devices=await hive.devices.list(),
             memory=await asyncio.to_thread(system.memory),
-            jobs_running=self.jobs.running,
-            heartbeats_sent=self.hive.heartbeat.sent,
+            lanes=self.jobs.lanes(),
+            ended=self.jobs.ended,
+            heartbeats_sent=hive.heartbeat.sent,
+            preloaded=await hive.preloader.cached(),
+            preload_budget=await hive.preloader.budget(),
+            preload=hive.preloader.counts,
+            usage=await asyncio.to_thread(system.own_usage),
         )
+        text = metrics.render(seen)
         return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})

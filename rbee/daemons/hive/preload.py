@@ -53,11 +53,20 @@ class Held:
             total += (stamp[1] if self.ready else 0) if here is None else here
         return total
 
+    def share(self) -> float:
+        """About what share is in memory; none of a file that is another by now. Quick whatever the size. Blocks."""
+        total = 0.0
+        for file, stamp in zip(self.files, self.stamp, strict=True):
+            try:
+                there = pagecache.share(file) if file.stat().st_size == stamp[1] else 0.0
+            except OSError:
+                there = 0.0
+            total += (float(self.ready) if there is None else there) * stamp[1]
+        return total / self.size if self.size else 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What was seen since the hive started."""
-
     hits: int = 0
     misses: int = 0
     evictions: int = 0
@@ -89,12 +98,12 @@ class Preloader:
         return held.size if held is not None and held.locked else 0
 
     async def cached(self) -> dict[str, int]:
-        """Bytes that are really in memory, of each preloaded model that is still there."""
+        """Bytes that are really in memory, of each preloaded model that is still there; by samples of large ones."""
         found = {}
         for held in [h for h in self._held.values() if h.ready]:
-            here = await asyncio.to_thread(held.resident)
-            if here >= RESIDENT * held.size:
-                found[held.model_id] = here
+            share = await asyncio.to_thread(held.share)
+            if share >= RESIDENT:
+                found[held.model_id] = round(share * held.size)
         return found
 
     # What is done.
@@ -212,7 +221,7 @@ class Preloader:
             await asyncio.to_thread(held.keeper.end)
 
     async def _is_there(self, held: Held) -> bool:
-        return await asyncio.to_thread(held.resident) >= RESIDENT * held.size
+        return await asyncio.to_thread(held.share) >= RESIDENT
 
     def note_start(self, model_id: str, path: str) -> None:
         """A worker of the model starts at this moment: a hit when its files are in memory already."""
