@@ -181,7 +181,7 @@ async def test_a_disk_that_refuses_is_told_as_that(hive: HiveClient, paths: Path
 
 
 async def test_unknown_kind_of_source(hive: HiveClient) -> None:
-    with pytest.raises(RbeeError, match="No source knows 'ftp:") as refused:
+    with pytest.raises(RbeeError, match="'ftp://x/y.gguf' is no source of models") as refused:
         await hive.run(ModelDownload(model="ftp://x/y.gguf"))
     assert refused.value.code == "invalid_request"
 
@@ -240,7 +240,7 @@ async def test_hugging_face_that_claims_another_digest(hive: HiveClient, hub: Hu
         ("hf:org/nothing/model.gguf", None, "model_private_or_missing", "There is no repository"),
         ("hf:org/open/other.gguf", None, "not_found", "no file 'other.gguf'"),
         ("hf:org/open/model.gguf", "v9", "not_found", "no revision 'v9'"),
-        ("hf:org/open", None, "invalid_request", "names no file"),
+        ("hf:org", None, "invalid_request", "names no repository"),
     ],
 )
 async def test_hugging_face_refusals_are_told_apart(

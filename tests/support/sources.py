@@ -11,9 +11,9 @@ from rbee.adapters.sources import Source, build_sources, shipped_sources
 from rbee.core.sources import SourceProvider
 
 
-def pointed(name: str, endpoint: str, **changes: Any) -> SourceProvider:
+def pointed(shipped_name: str, endpoint: str, **changes: Any) -> SourceProvider:
     """A shipped provider at another endpoint, deaf to this machine's environment."""
-    provider = next(p for p in shipped_sources() if p.name == name)
+    provider = next(p for p in shipped_sources() if p.name == shipped_name)
     quiet = {"endpoint": endpoint, "endpoint_env": None, "token_env": (), "hub_login": False}
     return replace(provider, **{**quiet, **changes})
 
