@@ -26,6 +26,8 @@ class Limits:
     #: So many ends within so long, and it is given up. Ends that are longer ago are forgotten.
     ends: int = 5
     within: float = 600.0
+    #: From SIGTERM to SIGKILL: a worker drains by itself for 30, and needs a moment to end its engine.
+    drain: float = 35.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
