@@ -64,7 +64,9 @@ ENDPOINTS: Final[Mapping[tuple[str, str], Endpoint]] = {
     ("GET", "/v1/models"): Endpoint("Models and aliases, as OpenAI lists them."),
     ("GET", "/v1/models/{name}"): Endpoint("One model.", errors=(404,)),
     ("POST", "/v1/worker-heartbeat"): Endpoint("A worker tells how it is.", body=WorkerHeartbeat),
-    ("POST", "/v1/hive-heartbeat"): Endpoint("A hive tells how it is and what changed.", body=HiveHeartbeat),
+    ("POST", "/v1/hive-heartbeat"): Endpoint(
+        "A hive tells how it is and what changed.", body=HiveHeartbeat, errors=(404,)
+    ),
     ("GET", "/v1/queen"): Endpoint("The queen herself: fleet, settings' digest, hives."),
     ("POST", "/v1/queen/reload"): Endpoint("Read the settings again."),
     ("GET", "/capabilities"): Endpoint(
@@ -79,7 +81,7 @@ ENDPOINTS: Final[Mapping[tuple[str, str], Endpoint]] = {
 _INFERENCE: Final = Endpoint("Answered by a worker of the model, streamed or whole.")
 _INFERENCE_BODY: Final = {
     "type": "object",
-    "properties": {"model": {"type": "string"}, "stream": {"type": "boolean"}},
+    "properties": {"model": {"type": "string", "minLength": 1}, "stream": {"type": "boolean"}},
     "required": ["model"],
 }
 _ERROR: Final = {

@@ -12,25 +12,25 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from rbee.contracts import codec
-from rbee.contracts.configs import KnownHive, QueenConfig
-from rbee.daemons.app import free_port
-from tests.support.hive_tool import HiveMachine, answers, wait
-from tests.support.workers import ROOT
+from tests.support.hive_tool import HiveMachine
 
 #: Nothing listens there.
 NOWHERE = "http://127.0.0.1:9"
 
 
-#: Whoever is told of a queen sends her heartbeats: to nobody, here.
+#: Whoever is told of a queen sends her heartbeats: to nobody, here. And no pattern says what a worker's address is.
 SETTINGS = f"""
 [parameters]
 "query.queen_url" = "{NOWHERE}"
+
+[[operations]]
+include-path = "/v1/worker-heartbeat"
+[operations.checks]
+positive_data_acceptance.enabled = false
 """
 
 
@@ -59,28 +59,10 @@ def hive(tmp_path: Path) -> Iterator[HiveMachine]:
         machine.clear()
 
 
-@contextmanager
-def queen(machine: HiveMachine) -> Iterator[str]:
-    """On the same machine, with that hive as her only one."""
-    known = KnownHive(hive_id="h1", url=f"http://{machine.config.listen}")
-    config = QueenConfig(fleet="test", listen=f"127.0.0.1:{free_port()}", hives=(known,))
-    machine.paths.queen_config.write_bytes(codec.encode_pretty(config))
-    url = f"http://{config.listen}"
-    with (machine.root / "queen.log").open("wb") as log:
-        argv = [sys.executable, "-m", "rbee.cli.daemons", "queen"]
-        begun = subprocess.Popen(argv, env=machine.env, cwd=ROOT, stdout=log, stderr=log)
-    try:
-        wait(lambda: answers(f"{url}/readyz") or begun.poll() is not None, "the queen")
-        yield url
-    finally:
-        begun.terminate()
-        begun.wait(60)
-
-
 def test_a_hive_is_as_its_openapi_says(hive: HiveMachine) -> None:
     held_against(f"http://{hive.config.listen}", hive.root, examples=40)
 
 
 def test_a_queen_is_as_her_openapi_says(hive: HiveMachine) -> None:
-    with queen(hive) as url:
+    with hive.queen() as url:
         held_against(url, hive.root, examples=15)

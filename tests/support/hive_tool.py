@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from typing import Any
 from rbee.adapters import process
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.contracts import codec
-from rbee.contracts.configs import HiveConfig
+from rbee.contracts.configs import HiveConfig, KnownHive, QueenConfig
 from rbee.daemons.app import free_port
 from tests.support.hive import free_range, install_engine, settings
 from tests.support.workers import ROOT, llama_cpp
 
+RBEE = [sys.executable, "-m", "rbee.cli"]
 ARGV = [sys.executable, "-m", "rbee.cli.daemons", "hive"]
 
 
@@ -60,9 +61,9 @@ class HiveMachine:
         self.config = config
         write_atomic(self.paths.hive_config, codec.encode_pretty(config), 0o600)
 
-    def begin(self, *words: str) -> subprocess.Popen[str]:
+    def begin(self, *words: str, tool: Sequence[str] = ARGV) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*ARGV, *words], env=self.env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*tool, *words], env=self.env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,
         )  # fmt: skip
 
@@ -71,7 +72,12 @@ class HiveMachine:
         return Typed(begun.returncode, out, err)
 
     def type(self, *words: str) -> Typed:
+        """`rbee-hive WORDS`."""
         return self.end(self.begin(*words))
+
+    def rbee(self, *words: str) -> Typed:
+        """`rbee WORDS`, which asks the queen."""
+        return self.end(self.begin(*words, tool=RBEE))
 
     @contextmanager
     def daemon(self) -> Iterator[subprocess.Popen[str]]:
@@ -82,6 +88,22 @@ class HiveMachine:
             yield begun
         finally:
             begun.send_signal(signal.SIGTERM)
+            begun.wait(60)
+
+    @contextmanager
+    def queen(self, *others: KnownHive) -> Iterator[str]:
+        """A queen on the same machine who knows its hive (and others); her address."""
+        known = KnownHive(hive_id=self.config.hive_id, url=f"http://{self.config.listen}")
+        config = QueenConfig(fleet="test", listen=f"127.0.0.1:{free_port()}", hives=(known, *others))
+        write_atomic(self.paths.queen_config, codec.encode_pretty(config), 0o600)
+        with (self.root / "queen.log").open("ab") as log:
+            begun = subprocess.Popen([*ARGV[:-1], "queen"], env=self.env, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            wait(lambda: answers(f"http://{config.listen}/readyz") or begun.poll() is not None, "the queen")
+            assert begun.poll() is None, (self.root / "queen.log").read_text()
+            yield f"http://{config.listen}"
+        finally:
+            begun.terminate()
             begun.wait(60)
 
     def _ready(self, begun: subprocess.Popen[str]) -> bool:
