@@ -46,7 +46,10 @@ class ModelOps:
 
     async def list(self, ctx: JobContext, request: ops.ModelList) -> ops.ModelListResponse:
         """The first hundred are told one by one too."""
-        found = await asyncio.to_thread(self._listed)
+        try:
+            found = tuple(await asyncio.to_thread(self._catalog.list))
+        except OSError as e:
+            raise _disk(e) from e
         found = tuple(self._as_now(record) if record.status == "downloading" else record for record in found)
         for record in found[:TOLD]:
             ctx.narrate(
@@ -60,12 +63,6 @@ class ModelOps:
         text = f"{len(found)} model{'' if len(found) == 1 else 's'}{rest}." if found else "No models."
         ctx.narrate("model_list_result", text, count=len(found))
         return ops.ModelListResponse(models=found)
-
-    def _listed(self) -> tuple[ModelRecord, ...]:
-        try:
-            return tuple(self._catalog.list())
-        except OSError as e:
-            raise _disk(e) from e
 
     def _as_now(self, record: ModelRecord) -> ModelRecord:
         progress = self._downloads.progress(record.id)
@@ -221,7 +218,10 @@ class ModelOps:
                 mend=did_you_mean(model_id, known),
             )
 
-        return await asyncio.to_thread(look)
+        try:
+            return await asyncio.to_thread(look)
+        except OSError as e:
+            raise _disk(e) from e
 
 
 def _disk(e: OSError) -> RbeeError:
