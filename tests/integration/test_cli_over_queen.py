@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from rbee.adapters import process, shipped
+from rbee.adapters import shipped
 from rbee.contracts.configs import KnownHive
 from tests.support.files_server import file_server
 from tests.support.hive_tool import RBEE, HiveMachine, Typed
+from tests.support.workers import alive
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_one_of_each_family(machine: HiveMachine) -> None:
     assert refused.code == 1
     assert "w1" in refused.err
     assert machine.rbee("worker", "kill", str(pid)).code == 0
-    assert process.identify(pid) is None
+    assert not alive(pid)
     both = machine.rbee("model", "delete-batch", "bee-tiny", "nothing")
     assert both.code == 1
     assert both.out.splitlines()[0] == "deleted: bee-tiny"

@@ -23,7 +23,7 @@ from rbee.core.slug import slug
 from rbee.daemons.app import free_port
 from tests.support.files_server import file_server
 from tests.support.hive_tool import ARGV, HiveMachine, Typed, wait
-from tests.support.workers import ROOT
+from tests.support.workers import ROOT, alive
 
 SPAWN = ("worker", "spawn", "bee-tiny", "--worker-id", "w1", "--context-length", "512", "--parallel", "1")
 
@@ -82,7 +82,7 @@ def test_a_worker_outlives_the_command_that_started_it_and_the_daemon_adopts_it(
     assert machine.type("model", "download", "builtin:bee-tiny").code == 0
     spawned = answer(machine.type(*SPAWN, "-o", "json"))
     pid = spawned["pid"]
-    assert process.identify(pid) is not None
+    assert alive(pid)
     assert (worker(machine)["pid"], worker(machine)["worker_id"]) == (pid, "w1")
     in_use = machine.type("model", "delete", "bee-tiny")
     assert in_use.code == 1
@@ -98,7 +98,7 @@ def test_a_worker_outlives_the_command_that_started_it_and_the_daemon_adopts_it(
     assert worker(machine)["pid"] == pid
     gone = machine.type("worker", "stop", str(pid))
     assert gone.code == 0, gone
-    assert process.identify(pid) is None
+    assert not alive(pid)
     assert machine.type("workers").out == "No workers.\n"
 
 
@@ -113,7 +113,7 @@ def test_looking_starts_nothing_that_died(machine: HiveMachine) -> None:
     assert machine.type("model", "download", "builtin:bee-tiny").code == 0
     pid = answer(machine.type(*SPAWN, "-o", "json"))["pid"]
     os.kill(pid, signal.SIGKILL)
-    wait(lambda: process.identify(pid) is None, "its end")
+    wait(lambda: not alive(pid), "its end")
     found = worker(machine)
     assert found["status"] == "dead"
     assert "daemon starts it again" in found["reason"]
