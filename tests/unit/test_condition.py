@@ -36,6 +36,7 @@ def test_a_hive_without_anything_is_healthy() -> None:
     ("change", "status", "reason"),
     [
         ({"disk_error": "Read-only file system"}, "unhealthy", "cannot be written to: Read-only file system."),
+        ({"unreadable": {"models": "Permission denied"}}, "unhealthy", "The catalog of models cannot be read: Perm"),
         ({"disk_free": DISK_FULL - 1}, "unhealthy", "is full: 0.1 GB of 1000.0 GB are free."),
         ({"workers": (failed("a"),)}, "unhealthy", "Its only worker has failed."),
         ({"workers": (failed("a"), failed("b"))}, "unhealthy", "All 2 workers have failed."),

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from rbee.adapters.catalog import WorkerBinaryCatalog
 from rbee.contracts.operations import binaries as ops
-from rbee.core.errors import NotFound
+from rbee.core.errors import NotFound, RbeeError
 from rbee.core.problems import did_you_mean
 from rbee.core.records import WorkerBinary
 from rbee.daemons.jobs import Handler, JobContext
+
+T = TypeVar("T")
 
 
 class BinaryOps:
@@ -27,7 +31,7 @@ class BinaryOps:
         }
 
     async def list(self, ctx: JobContext, request: ops.WorkerBinaryCatalogList) -> ops.WorkerBinaryCatalogListResponse:
-        found = await asyncio.to_thread(self._binaries.list)
+        found = await self._read(self._binaries.list)
         for binary in found:
             _tell(ctx, "worker_binary_list_entry", binary)
         ctx.narrate(
@@ -36,7 +40,7 @@ class BinaryOps:
         return ops.WorkerBinaryCatalogListResponse(binaries=tuple(found))
 
     async def get(self, ctx: JobContext, request: ops.WorkerBinaryCatalogGet) -> ops.WorkerBinaryCatalogGetResponse:
-        found = await asyncio.to_thread(self._binaries.list)
+        found = await self._read(self._binaries.list)
         binary = next((b for b in found if b.id == request.binary_id), None)
         if binary is None:
             raise NotFound(
@@ -57,7 +61,7 @@ class BinaryOps:
     ) -> ops.WorkerBinaryCatalogRefreshResponse:
         """Against the refresh before this one, or the hive's start."""
         ctx.narrate("worker_binary_refresh_start", "Looking at the disk for engines.")
-        scan = await asyncio.to_thread(self._binaries.refresh)
+        scan = await self._read(self._binaries.refresh)
         for binary in scan.found:
             if binary.id in scan.added or binary.status == "failed":
                 _tell(ctx, "worker_binary_refresh_entry", binary)
@@ -73,6 +77,12 @@ class BinaryOps:
         return ops.WorkerBinaryCatalogRefreshResponse(
             binaries_found=len(scan.found), binaries_added=len(scan.added), binaries_removed=len(scan.removed)
         )
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        try:
+            return await asyncio.to_thread(read)
+        except OSError as e:
+            raise RbeeError(f"The catalog of engines cannot be read: {e}", code="catalog_unreadable") from e
 
 
 def _tell(ctx: JobContext, name: str, binary: WorkerBinary) -> None:

@@ -23,14 +23,16 @@ MOST = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of a hive. Bytes; `disk_error` says why the models' disk cannot be written to, `broken` why a
-    device backend fails though its driver is there, `queen_failing_since` when she last stopped taking heartbeats."""
+    """What is known of a hive. Bytes; `disk_error` says why the models' disk cannot be written to, `unreadable` why
+    a catalog cannot be read at all, `broken` why a device backend fails though its driver is there,
+    `queen_failing_since` when she last stopped taking heartbeats."""
 
     disk_total: int
     disk_free: int
     memory_total: int
     memory_available: int
     disk_error: str | None = None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     workers: Sequence[WorkerRecord] = ()
     models: Sequence[ModelRecord] = ()
     binaries: Sequence[WorkerBinary] = ()
@@ -60,6 +62,8 @@ def _grave(facts: Facts) -> Iterator[str]:
         yield f"The disk for models cannot be written to: {facts.disk_error}."
     elif facts.disk_free < DISK_FULL:
         yield f"The disk for models is full: {_gb(facts.disk_free)} of {_gb(facts.disk_total)} are free."
+    for what, why in sorted(facts.unreadable.items()):
+        yield f"The catalog of {what} cannot be read: {why}."
     if facts.workers and all(_failed(worker) for worker in facts.workers):
         count = len(facts.workers)
         yield "Its only worker has failed." if count == 1 else f"All {count} workers have failed."

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import rbee
 from rbee.adapters import system
@@ -20,6 +20,8 @@ from rbee.daemons.hive.heartbeat import Heartbeat
 from rbee.daemons.hive.owners import Workers
 from rbee.daemons.hive.sight import Sight
 from rbee.daemons.jobs import Handler, JobContext
+
+T = TypeVar("T")
 
 
 class HiveOps:
@@ -91,6 +93,17 @@ class HiveOps:
 
     async def _facts(self) -> Facts:
         seen = await self._devices.detect()
+        unreadable: dict[str, str] = {}
+
+        def listed(what: str, read: Callable[[], list[T]]) -> list[T]:
+            try:
+                return read()
+            except OSError as e:
+                unreadable[what] = e.strerror or str(e)
+                return []
+
+        models = await asyncio.to_thread(listed, "models", self._models.list)
+        binaries = await asyncio.to_thread(listed, "engines", self._binaries.list)
         disk_total, disk_free = await asyncio.to_thread(system.disk, self._paths.models)
         memory_total, memory_available = await asyncio.to_thread(system.memory)
         return Facts(
@@ -100,8 +113,9 @@ class HiveOps:
             memory_total=memory_total,
             memory_available=memory_available,
             workers=await self._workers.records(),
-            models=await asyncio.to_thread(self._models.list),
-            binaries=await asyncio.to_thread(self._binaries.list),
+            models=models,
+            binaries=binaries,
+            unreadable=unreadable,
             broken={name: seen.reasons[name] for name in seen.broken},
             queen_url=self._heartbeat.queen_url,
             queen_failing_since=self._heartbeat.failing_since,

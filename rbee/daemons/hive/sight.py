@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import rbee
 from rbee.adapters import system
@@ -14,9 +16,12 @@ from rbee.contracts.capabilities import Capabilities
 from rbee.contracts.configs import HiveConfig, config_digest
 from rbee.contracts.heartbeat import DeviceMonitor, MonitorData
 from rbee.contracts.operations.system import SystemStatsResponse
+from rbee.core.errors import Unavailable
 from rbee.core.records import Device
 from rbee.daemons.hive.devices import Devices
 from rbee.daemons.hive.supervisor import Supervisor
+
+T = TypeVar("T")
 
 
 class Sight:
@@ -43,6 +48,7 @@ class Sight:
         self.url = ""
 
     async def capabilities(self, queen_url: str | None) -> Capabilities:
+        """Raises Unavailable when a catalog cannot be read: nobody may take what is not known for what is not there."""
         devices = await self._devices.list()
         return Capabilities(
             hive_id=self._config.hive_id,
@@ -54,9 +60,9 @@ class Sight:
             url=self.url,
             system=await asyncio.to_thread(system.info, self._paths.models),
             devices=devices,
-            models=tuple(await asyncio.to_thread(self._models.list)),
+            models=tuple(await asyncio.to_thread(_listed, "models", self._models.list)),
             workers=await self._supervisor.records(),
-            worker_binaries=tuple(await asyncio.to_thread(self._binaries.list)),
+            worker_binaries=tuple(await asyncio.to_thread(_listed, "engines", self._binaries.list)),
             queen_url=queen_url,
         )
 
@@ -93,6 +99,13 @@ class Sight:
             disk_total_gb=_gb(disk_total),
             vram_per_device=_monitored((await self._devices.detect()).devices),
         )
+
+
+def _listed(what: str, read: Callable[[], list[T]]) -> list[T]:
+    try:
+        return read()
+    except OSError as e:
+        raise Unavailable(f"The catalog of {what} cannot be read: {e}", code="catalog_unreadable") from e
 
 
 def _gb(size: int) -> float:
