@@ -14,7 +14,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -123,23 +123,23 @@ def exit_status(identity: Identity) -> int | None:
 
 def wait_ended(identity: Identity, timeout: float) -> bool:
     """Block until the process has ended or `timeout` seconds are over; whether it has ended."""
-    end = time.monotonic() + timeout
     fd = _pidfd(identity)
-    try:
+    if fd is None:
+        end = time.monotonic() + timeout
         while alive(identity):
-            left = end - time.monotonic()
-            if left <= 0:
+            if (left := end - time.monotonic()) <= 0:
                 return False
-            if fd is None:
-                time.sleep(min(0.1, left))
-            else:
-                poll = select.poll()
-                poll.register(fd, select.POLLIN)
-                poll.poll(left * 1000)
+            time.sleep(min(0.1, left))
         return True
+    try:
+        # Not `alive`: a process is a zombie before its last thread has ended, and only after that can it be reaped.
+        if identify(identity.pid) != identity:
+            return True
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
     finally:
-        if fd is not None:
-            os.close(fd)
+        os.close(fd)
 
 
 async def ended(identity: Identity, poll: float = 1.0) -> None:
@@ -153,7 +153,7 @@ async def ended(identity: Identity, poll: float = 1.0) -> None:
     done = asyncio.Event()
     loop.add_reader(fd, done.set)
     try:
-        if alive(identity):
+        if identify(identity.pid) == identity:  # see wait_ended
             await done.wait()
     finally:
         loop.remove_reader(fd)
@@ -161,7 +161,8 @@ async def ended(identity: Identity, poll: float = 1.0) -> None:
 
 
 def stop(identity: Identity, drain: float, on_step: Callable[[Step], None] = lambda step: None) -> bool:
-    """SIGTERM to the process, up to `drain` seconds, then SIGKILL to its whole group. Blocks.
+    """SIGTERM to the process, up to `drain` seconds, then SIGKILL to its whole group and to all that it has started,
+    in whatever group (a worker's engine has its own). Blocks.
 
     The process must lead its own group, as `spawn_detached` makes it. Members that outlive their leader are
     killed too. Returns whether it went by itself; True also when it was gone before.
@@ -172,10 +173,13 @@ def stop(identity: Identity, drain: float, on_step: Callable[[Step], None] = lam
         with contextlib.suppress(ProcessLookupError):
             os.kill(identity.pid, signal.SIGTERM)
         graceful = wait_ended(identity, drain)
+    family: list[Identity] = []
     if not graceful:
         on_step("sigkill")
+        family = _family(identity)
     kill_group(identity)
     if not graceful:
+        _kill_all(family)
         wait_ended(identity, 10.0)
     return graceful
 
@@ -188,10 +192,13 @@ async def end(identity: Identity, drain: float, on_step: Callable[[Step], None] 
         with contextlib.suppress(ProcessLookupError):
             os.kill(identity.pid, signal.SIGTERM)
         graceful = await _ended_within(identity, drain)
+    family: list[Identity] = []
     if not graceful:
         on_step("sigkill")
+        family = await asyncio.to_thread(_family, identity)
     kill_group(identity)
     if not graceful:
+        _kill_all(family)
         await _ended_within(identity, 10.0)
     return graceful
 
@@ -202,6 +209,23 @@ async def _ended_within(identity: Identity, seconds: float) -> bool:
     except asyncio.TimeoutError:
         return False
     return True
+
+
+def _family(identity: Identity) -> list[Identity]:
+    """All that the process has started, and they: whoever's parent dies first belongs to nobody, so look before."""
+    try:
+        children = psutil.Process(identity.pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    found = [identify(child.pid) for child in children] if identify(identity.pid) == identity else []
+    return [one for one in found if one is not None]
+
+
+def _kill_all(identities: Iterable[Identity]) -> None:
+    for one in identities:
+        if identify(one.pid) == one:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(one.pid, signal.SIGKILL)
 
 
 def kill_group(identity: Identity) -> None:
