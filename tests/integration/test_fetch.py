@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from rbee.adapters.sources import Fetched, SourceFile, fetch
-from rbee.adapters.sources.fetch import Origin
+from rbee.adapters.sources.fetch import Origin, Tuning
+from rbee.adapters.sources.fetch_http import retry_after
 from rbee.contracts import codec
 from rbee.core.errors import Insufficient, NotFound, RbeeError, Unauthorized, Unreachable
 from tests.support.files_server import FileServer, file_server
@@ -185,3 +189,127 @@ async def test_finished_part_needs_no_more_bytes(target: Path) -> None:
         again = await get(server, target)
     assert again == fetched
     whole(target, again)
+
+
+QUICK = Tuning(silence=0.15, floor=50_000, backoff=0.01)
+
+
+async def quick(server: FileServer, target: Path, *, md5: str | None = None, tries: int = 3) -> Fetched:
+    file = SourceFile(filename=target.name, url=f"{server.url}/model.gguf", md5=md5)
+    return await fetch(file, target, None, lambda done, total: None, tries, tuning=QUICK)
+
+
+async def test_a_silent_connection_is_dropped_and_taken_up_again(target: Path) -> None:
+    async with file_server(DATA, hold_after=400_000) as server:
+        whole(target, await quick(server, target))
+        assert server.starts[:2] == [0, 458_752], "what came before the silence is kept"
+    async with file_server(DATA, hold_after=0) as server:
+        with pytest.raises(Unreachable, match="failed 3 times in a row: it stalled"):
+            await quick(server, target)
+
+
+async def test_a_trickle_is_no_progress(target: Path) -> None:
+    async with file_server(DATA, pause=0.01, piece=10) as server:
+        with pytest.raises(Unreachable, match=r"it brought \d+ bytes in 0 s"):
+            await quick(server, target)
+        assert len(server.seen) == 3
+        server.pause, server.piece = 0.0, 65536
+        whole(target, await quick(server, target))
+        assert server.starts[-1] > 0
+
+
+async def test_a_server_says_when_to_come_again(target: Path) -> None:
+    async with file_server(DATA, statuses=[429], retry_after="0") as server:
+        slow = Tuning(backoff=1e9)
+        file = SourceFile(filename=target.name, url=f"{server.url}/model.gguf")
+        whole(target, await fetch(file, target, None, lambda done, total: None, tuning=slow))
+        assert len(server.seen) == 2
+
+
+def test_retry_after_is_a_number_or_a_date_and_never_long() -> None:
+    noon = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
+    said = {
+        "7": 7.0,
+        "86400": 60.0,
+        "Sat, 21 Nov 2026 12:00:30 GMT": 30.0,
+        "Sat, 21 Nov 2026 11:00:00 GMT": 0.0,
+        "soon": None,
+        "-1": None,
+        "": None,
+    }
+    assert {text: retry_after({"Retry-After": text}, noon) for text in said} == said
+
+
+async def test_a_compressed_answer_is_refused(target: Path) -> None:
+    async with file_server(DATA, encoding="gzip") as server:
+        with pytest.raises(RbeeError, match="compressed, though asked not to"):
+            await get(server, target)
+        assert server.seen[0]["Accept-Encoding"] == "identity"
+    assert not target.exists()
+
+
+async def test_more_bytes_than_were_promised_are_never_published(target: Path) -> None:
+    async with file_server(DATA, extra=1000) as server:
+        with pytest.raises(Unreachable, match="more than 1500000 bytes"):
+            await get(server, target, size=len(DATA), tries=2)
+    assert not target.exists()
+
+
+async def test_fewer_bytes_than_are_here_are_another_file(target: Path) -> None:
+    async with file_server(DATA, drops=[1_000_000], etag=None) as server:
+        download = asyncio.create_task(get(server, target))
+        while not server.seen or server.drops:
+            await asyncio.sleep(0)
+        server.data = DATA[:200_000]
+        whole(target, await download, server.data)
+        assert server.starts[1] > 200_000
+
+
+async def test_an_md5_is_checked_where_the_source_says_no_more(target: Path) -> None:
+    async with file_server(DATA) as server:
+        whole(target, await quick(server, target, md5=hashlib.md5(DATA).hexdigest()))
+        target.unlink()
+        with pytest.raises(RbeeError, match="MD5") as told:
+            await quick(server, target, md5="0" * 32)
+    assert told.value.code == "checksum_mismatch"
+    assert list(target.parent.iterdir()) == []
+
+
+async def test_a_part_of_an_earlier_address_is_gone_on_with_when_the_digest_is_known(target: Path) -> None:
+    async with file_server(DATA, hold_after=600_000) as first, file_server(DATA, etag='"other"') as mirror:
+        with pytest.raises(Unreachable):
+            file = SourceFile(filename="m", url=f"{first.url}/model.gguf", sha256=first.sha256)
+            await fetch(file, target, None, lambda done, total: None, 1, tuning=QUICK)
+        whole(target, await get(mirror, target, sha256=mirror.sha256))
+        assert mirror.starts[0] > 0
+        assert "If-Range" not in mirror.seen[0]
+
+
+FULL = """
+import asyncio, resource, sys
+from pathlib import Path
+from rbee.adapters.sources import SourceFile, fetch
+from rbee.core.errors import RbeeError
+
+# As a full disk or a quota would, the system refuses the next byte.
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+file = SourceFile(filename="model.gguf", url=sys.argv[1])
+try:
+    asyncio.run(fetch(file, Path(sys.argv[2]), None, lambda done, total: None))
+except RbeeError as e:
+    print(e.code, e)
+"""
+
+
+async def test_a_disk_that_takes_no_more_keeps_what_it_has(target: Path) -> None:
+    async with file_server(DATA) as server:
+        url = f"{server.url}/model.gguf"
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", FULL, url, str(target), "1000000", stdout=asyncio.subprocess.PIPE
+        )
+        told, _ = await child.communicate()
+        assert told.startswith(b"insufficient_resources"), told
+        assert b"they are kept" in told
+        assert target.with_name("model.gguf.part").stat().st_size == 1_000_000
+        whole(target, await get(server, target))
+        assert server.starts == [0, 1_000_000]

@@ -27,8 +27,6 @@ __all__ = ["Fetched", "Origin", "Tuning", "fetch"]
 TRIES = 6
 #: Bytes that may wait unread in a connection: when it breaks, what waits is lost.
 BUFFER = 2**17
-#: Seconds between two notes of which ranges are here.
-NOTE_EVERY = 2.0
 
 OnBytes = Callable[[int, "int | None"], None]
 
@@ -51,6 +49,8 @@ class Tuning:
     #: How often its speed is looked at.
     probe: float = 1.0
     backoff: float = defaults.BACKOFF_FIRST
+    #: Seconds between two notes of which ranges are here: what a kill may lose of a download by several connections.
+    note_every: float = 1.0
 
     def block_of(self, total: int) -> int:
         """Ranges in order and not too large, so that what is hashed is still in the page cache; not too many."""
@@ -119,6 +119,8 @@ class Download:
         self.total: int | None = file.size
         #: Whether more than one connection has written: then the note says which ranges are here.
         self.gaps = False
+        #: It says that it sends ranges, and does not (or not of this file any more).
+        self.refuses_ranges = False
         self._digest = self._new_digest()
         self._hashing: asyncio.Future[None] | None = None
         self._lanes: list[asyncio.Task[None]] = []
@@ -242,6 +244,11 @@ class Download:
         self._lanes = [asyncio.create_task(self._beside()) for _ in range(self.tuning.connections - 1)]
         return hold[1]
 
+    @property
+    def alone(self) -> bool:
+        """Whether the other connections have all given up: the first one may read on as far as it can."""
+        return bool(self._lanes) and all(lane.done() for lane in self._lanes)
+
     async def _beside(self) -> None:
         """A further connection: takes ranges while there are any. Whatever it meets, the first one goes on."""
         failures = 0
@@ -273,7 +280,7 @@ class Download:
         """Until told that it is enough, and once more then."""
         ended = False
         while not ended:
-            await asyncio.wait({waiting := asyncio.ensure_future(self._noted.wait())}, timeout=NOTE_EVERY)
+            await asyncio.wait({waiting := asyncio.ensure_future(self._noted.wait())}, timeout=self.tuning.note_every)
             ended = self._noted.is_set()
             waiting.cancel()
             await asyncio.to_thread(self.save_note)

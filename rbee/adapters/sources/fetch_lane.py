@@ -65,6 +65,7 @@ class Lane:
         try:
             async with d.session.get(d.url, headers=self._headers(start, end)) as answer:
                 sent = read_answer(answer, d.host)
+                d.refuses_ranges = d.refuses_ranges or answer.status == 200
                 if answer.status != 206 or sent.start != start or self._changed(sent):
                     raise Again("the server does not send the range that it was asked for")
                 if await self._pour(answer, start, end) < end:
@@ -107,7 +108,9 @@ class Lane:
         """Whether several connections would get parts of one and the same file."""
         d = self._d
         known = sent.strong or (sent.validator is not None and d.expected is not None)
-        return sent.ranges and known and d.total is not None and d.total >= d.tuning.parallel_from
+        return (
+            sent.ranges and known and not d.refuses_ranges and d.total is not None and d.total >= d.tuning.parallel_from
+        )
 
     async def _pour(self, answer: aiohttp.ClientResponse, start: int, end: int | None, may_spread: bool = False) -> int:
         """Read on while what came before is written and hashed by threads; where it ended."""
@@ -120,6 +123,8 @@ class Lane:
                     break
                 if d.total is not None and sink.at + len(piece) > d.total:
                     raise Useless(f"the server sent more than {d.total} bytes")
+                if self.end is not None and d.alone:
+                    self.end = d.part.ranges.wall(sink.at + 1)
                 sink.add(piece if self.end is None else piece[: self.end - sink.at])
                 await sink.room()
                 if may_spread and pace.slower_than(d.tuning.fast, d.tuning.probe):
