@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -22,9 +21,8 @@ from rbee.core.errors import RbeeError
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support import stand_ins
-from tests.support.hive import HiveClient, client, free_range, install_engine, machine, settings, until
-from tests.support.hive_tool import HiveMachine
-from tests.support.workers import llama_cpp
+from tests.support.amd_machine import AmdMachine
+from tests.support.hive import HiveClient, client, free_range, machine, settings, until
 
 SPAWN = WorkerSpawn(
     model="bee-tiny", worker="rocm", options=WorkerOptions(context_length=128, parallel=1), worker_id="w1"
@@ -39,27 +37,6 @@ async def hive(tmp_path: Path) -> AsyncIterator[HiveClient]:
     async with client(daemon.url) as asked:
         yield asked
     await daemon.stop()
-
-
-class AmdMachine(HiveMachine):
-    """A machine with two AMD cards, told by its `amd-smi`; what processes have of them stands in `uses`."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.uses = root / "uses.json"
-        self.uses.write_text("[]")
-        self.tools = root / "bin"
-        stand_ins.amd_smi(self.tools)
-        script = self.tools / "amd-smi"
-        said = f"{stand_ins.GOLDENS}/amd-smi-process.json"
-        script.write_text(script.read_text().replace(said, str(self.uses)))
-        self.env["PATH"] = f"{self.tools}:{os.environ['PATH']}"
-        # The engine of the tests does without a card what it would do with one.
-        install_engine(self.paths, replace(llama_cpp(), worker_types=("rocm", "cpu")), worker_type="rocm")
-
-    def holds(self, pid: int, megabytes: int) -> None:
-        process = {"name": "engine", "pid": pid, "memory_usage": {"vram_mem": {"value": megabytes, "unit": "MB"}}}
-        self.uses.write_text(json.dumps([{"gpu": 0, "process_list": [{"process_info": process}]}]))
 
 
 @pytest.fixture

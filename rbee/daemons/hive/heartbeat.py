@@ -51,6 +51,8 @@ class Heartbeat:
         self._models: dict[str, ModelChange] = {}
         self._workers: dict[str, WorkerChange] = {}
         self._news = asyncio.Event()
+        #: The queen has asked again: no need to wait longer for her.
+        self._knocked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         #: Two queens at once must not get two tasks, of which one would be forgotten.
         self._changing = asyncio.Lock()
@@ -70,7 +72,8 @@ class Heartbeat:
         self._begin(known)
 
     async def discovered(self, queen_url: str, trusted: bool) -> None:
-        """A queen asks for heartbeats. The same one again changes nothing; another takes its place.
+        """A queen asks for heartbeats. The same one again starts nothing anew, but one that had not taken them is up
+        now, and is sent one at once; another takes her place.
 
         `trusted`: the asker has shown the token, or the settings name this queen. Anyone else on this machine (or
         a web page in its browser) may only name a queen of this machine, and that one is sent no token. Raises
@@ -83,7 +86,8 @@ class Heartbeat:
         if not trusted and not is_loopback(host):
             raise Unauthorized("Only who shows the fleet's token may send heartbeats to another machine.")
         async with self._changing:
-            if url == self.queen_url:
+            if url == self.queen_url and self.trusted >= trusted:
+                self._knocked.set()
                 return
             await self.stop()
             known = KnownQueen(queen_url=url, trusted=trusted)
@@ -117,6 +121,7 @@ class Heartbeat:
         async with aiohttp.ClientSession(headers=token, timeout=timeout) as session:
             while True:
                 self._news.clear()
+                self._knocked.clear()
                 if await self._send(session, url):
                     self.failures, self.failing_since = 0, None
                     with contextlib.suppress(asyncio.TimeoutError):
@@ -126,7 +131,9 @@ class Heartbeat:
                     if self.failures == 1:
                         self.failing_since = system.now()
                         log.warning("the queen at %s takes no heartbeat", url)
-                    await asyncio.sleep(min(defaults.BACKOFF_MAX, defaults.BACKOFF_FIRST * 2 ** min(self.failures, 10)))
+                    pause = min(defaults.BACKOFF_MAX, defaults.BACKOFF_FIRST * 2 ** min(self.failures, 10))
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(self._knocked.wait(), pause)
 
     async def _send(self, session: aiohttp.ClientSession, url: str) -> bool:
         """Whether the queen took it."""
@@ -140,7 +147,10 @@ class Heartbeat:
                 capability_changes=changes if models or workers else None,
             )
             headers = {"Content-Type": "application/json"}
-            async with session.post(f"{url}/v1/hive-heartbeat", data=codec.encode(body), headers=headers) as answer:
+            # Never to where an answer sends it: the address is the queen's, and so is the token.
+            async with session.post(
+                f"{url}/v1/hive-heartbeat", data=codec.encode(body), headers=headers, allow_redirects=False
+            ) as answer:
                 if answer.status >= 300:
                     log.debug("heartbeat refused: %d", answer.status)
                     return False
