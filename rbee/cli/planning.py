@@ -17,10 +17,12 @@ from rbee.adapters.paths import Paths
 from rbee.cli.loading import load_file
 from rbee.cli.wiring import RealHome, RealMachines, SystemClock, own_addresses, predict_memory
 from rbee.core.errors import RbeeError
+from rbee.core.model_files import safe_filename, together
 from rbee.core.plan import Plan, check_targets, only
 from rbee.core.providers import EngineProvider
 from rbee.core.spec import Spec
 from rbee.fleet import session
+from rbee.fleet.local_models import parts
 from rbee.fleet.world import World
 
 
@@ -103,7 +105,7 @@ def _file_digests(spec: Spec, digests: Digests) -> dict[str, str]:
         if model.source.startswith("file:"):
             path = Path(model.source.removeprefix("file:"))
             try:
-                out[name] = digests.of(path)
+                out[name] = together([(safe_filename(f.name), digests.of(f)) for f in parts(path)])
             except OSError as e:
                 raise RbeeError(
                     f"Model {name!r}: {path} cannot be read: {e.strerror}.", code="unreadable_model"

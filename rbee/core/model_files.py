@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from posixpath import basename, dirname
@@ -144,12 +145,30 @@ def is_mlc(names: Iterable[str]) -> bool:
 def mlc_files(names: Sequence[str], where: str) -> tuple[str, ...]:
     """What an MLC model needs of a folder's files: its config first, then the rest by name.
 
-    Raises NotFound when it has no index of its weights, or no weights.
+    Raises NotFound when it has no configuration, no index of its weights, or no weights.
     """
     files = sorted(n for n in names if _MLC_FILE.fullmatch(n))
+    if not is_mlc(names):
+        raise NotFound(f"{where} is no MLC model: it has no {_MLC_CONFIG}.", mend="Name the .gguf file in it.")
     if not any(n in files for n in _MLC_INDEX) or not any(n.startswith("params_shard_") for n in files):
         raise NotFound(
             f"{where} has an MLC configuration, but not the weights ({' or '.join(_MLC_INDEX)}, params_shard_*.bin).",
             mend="Its upload may not be finished; a folder with only the compiled library is no model.",
         )
     return (_MLC_CONFIG, *(n for n in files if n != _MLC_CONFIG))
+
+
+def safe_filename(name: str) -> str:
+    """A file name that is one harmless path component; `model.gguf` for one that has nothing to keep."""
+    last = basename(name.replace("\\", "/").rstrip("/"))
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip(".-")[-150:].lstrip(".-")
+    # The catalog's own files live in the same folder.
+    return "model.gguf" if safe in ("", "metadata.json") or safe.endswith((".part", ".part.json")) else safe
+
+
+def together(files: Sequence[tuple[str, str]]) -> str:
+    """The SHA-256 of a model, of its files' names and SHA-256s in the source's order: the one file's own, or that of
+    the lines `NAME SHA256`."""
+    if len(files) == 1:
+        return files[0][1]
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in files).encode()).hexdigest()

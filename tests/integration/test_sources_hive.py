@@ -16,11 +16,15 @@ from rbee.adapters import shipped
 from rbee.adapters.paths import Paths
 from rbee.contracts.operations.models import ModelDownload, ModelGet, ModelList
 from rbee.core.errors import RbeeError
+from rbee.core.model_files import together
 from rbee.core.records import ModelRecord
 from rbee.core.sources import SourceProvider
 from rbee.daemons.hive.app import HiveDaemon
+from rbee.fleet.local_models import parts
 from tests.support import github_server, hub_server, ollama_server
+from tests.support.gguf_bytes import write_parts
 from tests.support.hive import HiveClient, client, free_range, machine, settings
+from tests.support.mlc_folder import write_mlc
 from tests.support.ollama_server import MODEL
 from tests.support.sources import give_token, pointed
 
@@ -131,3 +135,54 @@ async def test_what_comes_with_rbee_is_pointed_elsewhere_by_the_environment(
         assert (await record(hive, "bee")).checksum == BEE_SHA256
         with pytest.raises(RbeeError, match="The model bee has no tag '2b'"):
             await hive.run(ModelDownload(model="ollama:bee:2b"))
+
+
+@pytest.mark.parametrize("part", [0, 2])
+async def test_all_parts_of_a_split_model_come_by_the_name_of_any(paths: Paths, tmp_path: Path, part: int) -> None:
+    made = write_parts(tmp_path)
+    repo = {f"sub/{p.name}": p.read_bytes() for p in made}
+    async with (
+        hub_server.hub_server(BEE, parts=repo) as hub,
+        hive_with(paths, corp("huggingface", hub.url)) as hive,
+    ):
+        await hive.run(ModelDownload(model=f"corp-huggingface:org/parts/sub/{made[part].name}"))
+        found = await record(hive, "big")
+        assert [f.name for f in found.files] == [p.name for p in made]
+        assert (found.path.rpartition("/")[2], found.layers, found.verified) == (made[0].name, 7, True)
+        assert found.size_bytes == sum(p.stat().st_size for p in made)
+
+
+async def test_an_mlc_repository_comes_whole(paths: Paths, tmp_path: Path) -> None:
+    made = write_mlc(tmp_path / "m")
+    repo = {p.name: p.read_bytes() for p in made.iterdir()} | {"README.md": b"#", "logs.txt": b"x"}
+    async with (
+        hub_server.hub_server(BEE, **{"x-MLC": repo}) as hub,
+        hive_with(paths, corp("huggingface", hub.url)) as hive,
+    ):
+        await hive.run(ModelDownload(model="corp-huggingface:org/x-MLC"))
+        found = await record(hive, "x-MLC")
+        assert (found.format, found.status) == ("mlc", "available")
+        assert {f.name for f in found.files} == {p.name for p in made.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["parts", "mlc"])
+async def test_a_folder_that_apply_pushed_is_taken_in_and_gone_afterwards(paths: Paths, kind: str) -> None:
+    """What apply sends of a model of several files: a folder of them, and the digest of them all together."""
+    folder = paths.models / ".incoming" / "abc"
+    if kind == "mlc":
+        write_mlc(folder)
+    else:
+        write_parts(folder)
+    source = folder if kind == "mlc" else folder / "big-00001-of-00003.gguf"
+    files = parts(source)
+    digest = together([(f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files])
+    async with hive_with(paths) as hive:
+        request = ModelDownload(model=f"file:{source}", model_id="big", sha256=digest, declared_source="file:/home/x")
+        assert (await hive.run(request)).response.checksum == digest
+        found = await record(hive, "big")
+        assert (found.source, [f.name for f in found.files]) == ("file:/home/x", [f.name for f in files])
+        assert found.verified
+        with pytest.raises(RbeeError) as refused:
+            await hive.run(ModelDownload(model="builtin:bee-tiny", model_id="other", sha256="0" * 64))
+        assert refused.value.code == "checksum_mismatch"
+    assert not folder.exists()

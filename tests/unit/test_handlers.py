@@ -319,6 +319,27 @@ def test_a_file_is_sent_and_then_taken_in_under_the_source_that_was_declared(on:
     assert on.world.fetched["../tiny"]["source"] == source
 
 
+@pytest.mark.parametrize("mlc", [True, False])
+def test_all_files_of_a_model_are_sent_under_their_own_names(on: Stage, tmp_path: Path, mlc: bool) -> None:
+    names = ["mlc-chat-config.json", "params_shard_0.bin", "tensor-cache.json", "tokenizer.json"]
+    if not mlc:
+        names = ["my-m-00001-of-00002.gguf", "my-m-00002-of-00002.gguf"]
+    for name in [*names, "notes.txt"]:
+        (tmp_path / name.replace("my-m", "my m")).write_bytes(b"x")
+    path = tmp_path if mlc else tmp_path / "my m-00002-of-00002.gguf"
+    on.machines.hives["box"].does = answers_download
+    on.do(models.push, action("model.push", "big", source=f"file:{path}", push_from=str(path), sha256="a" * 64))
+    folders = {destination.rpartition("/")[0] for _, _, destination in on.installer.pushed}
+    assert [destination.rpartition("/")[2] for _, _, destination in on.installer.pushed] == names
+    (folder,) = folders
+    assert folder.startswith("/k/rbee/models/.incoming/")
+    (request,) = on.machines.hives["box"].requests
+    assert (request.model, request.declared_source) == (
+        f"file:{folder}" if mlc else f"file:{folder}/{names[0]}",
+        f"file:{path}",
+    )
+
+
 def test_a_model_is_removed_by_its_hive(on: Stage) -> None:
     on.do(models.remove, action("model.remove", "tiny"))
     assert on.machines.hives["box"].requests == [ModelDelete(hive_id="box", model_id="tiny")]

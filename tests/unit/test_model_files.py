@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,6 +127,14 @@ def test_the_files_of_an_mlc_model() -> None:
         *("mlc-chat-config.json", "merges.txt", "params_shard_0.bin", "params_shard_1.bin", "tensor-cache.json"),
         *("tokenizer.json", "tokenizer_config.json", "vocab.json"),
     )
+    with pytest.raises(NotFound, match="is no MLC model"):
+        mlc_files(["x.gguf"], "R")
     for gone in ("tensor-cache.json", "params_shard_"):
         with pytest.raises(NotFound, match="not the weights"):
             mlc_files([n for n in names if not n.startswith(gone)], "R")
+
+
+def test_the_digest_of_a_model() -> None:
+    assert model_files.together([("a", "1" * 64)]) == "1" * 64
+    lines = f"a {'1' * 64}\nb {'2' * 64}\n"
+    assert model_files.together([("a", "1" * 64), ("b", "2" * 64)]) == hashlib.sha256(lines.encode()).hexdigest()

@@ -6,10 +6,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, Protocol
 
 from rbee.core.errors import RbeeError
+from rbee.core.model_files import safe_filename
+
+__all__ = ["Located", "Source", "SourceFile", "safe_filename", "said_sha256", "said_size"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -61,14 +64,6 @@ class Source(Protocol):
     async def locate(self, source: str, revision: str | None) -> Located:
         """Find its files. Raises RbeeError whose code tells missing, gated, private and unreachable apart."""
         ...
-
-
-def safe_filename(name: str) -> str:
-    """A file name that is one harmless path component; `model.gguf` for one that has nothing to keep."""
-    last = PurePosixPath(name.replace("\\", "/")).name
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip(".-")[-150:].lstrip(".-")
-    # The catalog's own files live in the same folder.
-    return "model.gguf" if safe in ("", "metadata.json") or safe.endswith((".part", ".part.json")) else safe
 
 
 def said_size(size: int | None, host: str) -> int | None:

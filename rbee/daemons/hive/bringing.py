@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import time
 from collections.abc import Callable
@@ -188,6 +189,9 @@ class Bringing:
         self.folder.sweep(names)
         for path in pushed:
             path.unlink(missing_ok=True)
+            # The folder of several, once its last has gone.
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
 
     async def failed(self, error: str) -> None:
         """Tell in the catalog why there is no model; one that was there before stays."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from rbee.adapters.sources.fetch import Tuning
 from rbee.adapters.sources.fetch_part import SPARE, kept, no_room
 from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import RbeeError
+from rbee.core.model_files import together
 from rbee.core.records import ModelFile
 from rbee.daemons.hive.meter import Meter
 from rbee.daemons.hive.unfinished import DownloadFolder
@@ -29,10 +29,7 @@ AT_ONCE = 4
 
 def combined(files: Sequence[ModelFile]) -> str:
     """The digest of a model: of its file; of several files, the SHA-256 of the lines "NAME SHA256" in their order."""
-    if len(files) == 1:
-        return files[0].sha256 or ""
-    lines = "".join(f"{f.name} {f.sha256}\n" for f in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return together([(f.name, f.sha256 or "") for f in files])
 
 
 class Files:
@@ -144,7 +141,7 @@ class Files:
     async def _placed(
         self, file: SourceFile, path: Path, target: Path, expected: str | None, came: Callable[[int, int | None], None]
     ) -> ModelFile:
-        pushed = path.parent == self._incoming
+        pushed = self._incoming in path.parents
         placing = asyncio.ensure_future(asyncio.to_thread(place, path, target, came, self._cancelled, ours=pushed))
         try:
             checksum = await asyncio.shield(placing)

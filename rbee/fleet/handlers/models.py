@@ -10,7 +10,9 @@ from typing import Any
 from rbee.contracts.operations.models import ModelDelete, ModelDownload
 from rbee.core.actions import Action
 from rbee.core.digest import digest
+from rbee.core.model_files import safe_filename
 from rbee.fleet.handlers.machine import files
+from rbee.fleet.local_models import parts
 from rbee.fleet.ports import Target
 from rbee.fleet.world import Tell, World
 
@@ -44,14 +46,21 @@ def fetch(world: World, action: Action, tell: Tell) -> None:
 
 
 def push(world: World, action: Action, tell: Tell) -> None:
-    """Send a file of this machine, then let the hive take it into its catalog."""
+    """Send a model of this machine, then let the hive take it into its catalog."""
     assert action.hive is not None
     facts, source = world.facts(action.hive), Path(str(action.params["push_from"]))
     folder = PurePosixPath(facts.roots.models) / ".incoming"
-    destination = str(folder / f"{digest(action.name)}-{re.sub(r'[^A-Za-z0-9._-]', '_', source.name)}")
-    tell.note(f"sending {source} ({source.stat().st_size / 2**20:.1f} MB)")
-    world.installer.push(world.shell(action.hive), facts, source, destination, tell.progress)
-    _download(world, action, tell, f"file:{destination}")
+    files = parts(source)
+    if len(files) == 1:
+        name = f"{digest(action.name)}-{re.sub(r'[^A-Za-z0-9._-]', '_', source.name)}"
+    else:
+        # Their own names: parts know each other by them.
+        folder, name = folder / digest(action.name), safe_filename(files[0].name)
+    for file in files:
+        tell.note(f"sending {file} ({file.stat().st_size / 2**20:.1f} MB)")
+        destination = str(folder / (name if len(files) == 1 else safe_filename(file.name)))
+        world.installer.push(world.shell(action.hive), facts, file, destination, tell.progress)
+    _download(world, action, tell, f"file:{folder if source.is_dir() else folder / name}")
 
 
 def _download(world: World, action: Action, tell: Tell, source: str) -> None:
