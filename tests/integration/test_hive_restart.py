@@ -111,6 +111,9 @@ async def test_the_next_hive_adopts_what_runs(machine_of_hive: HiveProcess, end:
         os.kill(before.pid, signal.SIGKILL)
         await until(lambda: _other(hive, before.pid))
         worker = await only(hive)
+        assert worker.restarts == 1
+        assert worker.last_end is not None
+        assert worker.last_end.startswith("Its process ended; its exit code is not known")
         gone = await hive.run(WorkerProcessDelete(pid=worker.pid))
         assert gone.names[-2:] == ["worker_proc_del_ok", "result"]
         assert not process.alive(process.identify(worker.pid) or process.Identity(pid=worker.pid, start_time=0))

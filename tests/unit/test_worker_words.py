@@ -230,6 +230,8 @@ def test_ends_in_words() -> None:
     assert how_it_ended(3) == "exit status 3"
     assert "lacks an instruction" in how_it_ended(-signal.SIGILL)
     assert "memory" in how_it_ended(-signal.SIGKILL)
+    assert how_it_ended(-signal.SIGKILL, out_of_memory=True) == "killed by the kernel: out of memory"
+    assert how_it_ended(-signal.SIGSEGV, out_of_memory=True) == "SIGSEGV"
     assert how_it_ended(-signal.SIGSEGV) == "SIGSEGV"
     assert how_it_ended(-99) == "signal 99"
 

@@ -44,8 +44,11 @@ def mend_for(reason: str) -> str:
     return ""
 
 
-def how_it_ended(status: int) -> str:
-    """An exit status as `subprocess` gives it, in words: negative for a signal."""
+def how_it_ended(status: int, *, out_of_memory: bool = False) -> str:
+    """An exit status as `subprocess` gives it, in words: negative for a signal. `out_of_memory`: the kernel was seen
+    to kill for want of memory just then."""
+    if out_of_memory and -status == signal.SIGKILL:
+        return "killed by the kernel: out of memory"
     if status >= 0:
         return f"exit status {status}"
     if -status == signal.SIGILL:

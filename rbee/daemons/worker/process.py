@@ -21,6 +21,7 @@ import psutil
 
 import rbee.adapters.guard
 from rbee.adapters.engines.reasons import how_it_ended, mend_for, reason_in
+from rbee.adapters.exit_reasons import OomWitness
 from rbee.adapters.splice import Splice, Upstream, UpstreamError
 from rbee.core.errors import RbeeError
 
@@ -69,6 +70,7 @@ class Engine:
         self.facts: dict[str, Any] = {}
         self._cpu_seconds = 0.0
         self._process = process
+        self._witness = OomWitness(process.pid)
         self._said: deque[str] = deque(maxlen=60)
         self._announced = asyncio.Event()
         self._readers = [
@@ -145,6 +147,7 @@ class Engine:
                 connect_timeout=timeout,
                 first_byte_timeout=timeout,
             ) as answer:
+                self._witness.refresh()
                 return answer.status == 200
         except UpstreamError:
             return False
@@ -163,7 +166,10 @@ class Engine:
             words = reason_in(self._said) or "it did not say why"
             what = f"{self.launch.name} could not load {self.launch.model}: {words}."
             return EngineFailed(what, final=True, mend=mend_for(words))
-        return EngineFailed(f"{self.launch.name} ended ({how_it_ended(status)}){self._last_words()}.")
+        killed = status == -signal.SIGKILL and await asyncio.to_thread(self._witness.saw)
+        how = how_it_ended(status, out_of_memory=killed)
+        mend = mend_for("out of memory") if killed else ""
+        return EngineFailed(f"{self.launch.name} ended ({how}){self._last_words()}.", mend=mend)
 
     async def stop(self, timeout: float) -> None:
         """Ends the process group: SIGKILL at once, or SIGTERM first where the provider says so."""
