@@ -19,7 +19,7 @@ from rbee.adapters.gguf_reader import BadGguf
 __all__ = ["BadGguf", "GgufHeader", "chat_template", "check_whole", "parse_header", "parts", "read_header"]
 
 #: How the parts of a split model are called: llama.cpp finds the others by it.
-_PART = re.compile(r"(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+_PART = re.compile(r"(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf)", re.DOTALL | re.IGNORECASE)
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -62,7 +62,7 @@ def parts(path: Path) -> list[Path]:
     count = int(named["count"]) if named else 0
     if named is None or count < 1:
         return [path]
-    return [path.with_name(f"{named['stem']}-{no:05d}-of-{count:05d}.gguf") for no in range(1, count + 1)]
+    return [path.with_name(f"{named['stem']}-{no:05d}-of-{count:05d}{named['end']}") for no in range(1, count + 1)]
 
 
 def _part(path: Path, no: int, first: GgufHeader) -> GgufHeader:

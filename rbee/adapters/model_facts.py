@@ -94,9 +94,9 @@ def _mlc(record: ModelRecord) -> ModelRecord:
 
 
 def _files(record: ModelRecord, folder: Path, names: Iterable[str]) -> tuple[ModelFile, ...]:
-    """Those the model is made of, and those that came with it."""
+    """Those that came with it, in their source's order (a checksum of all goes by it), then what else it is of."""
     known = {f.name: f for f in record.files}
-    wanted = dict.fromkeys([*names, *(n for n in known if (folder / n).is_file())])
+    wanted = dict.fromkeys([*(n for n in known if (folder / n).is_file()), *names])
     return tuple(
         ModelFile(name=n, size_bytes=(folder / n).stat().st_size, sha256=known[n].sha256 if n in known else None)
         for n in wanted

@@ -23,7 +23,7 @@ from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
 from tests.support.gguf_bytes import write_parts
-from tests.support.hive import HiveClient, client, free_range, install_engine, machine, settings
+from tests.support.hive import HiveClient, client, free_range, install_engine, machine, settings, until
 from tests.support.mlc_folder import write_mlc
 from tests.support.tiny_gguf import CHATML, write_tiny_gguf
 from tests.support.workers import llama_cpp
@@ -195,6 +195,17 @@ async def test_a_model_that_is_being_downloaded_stays(hive: HiveClient) -> None:
     async with file_server(data, hold_after=500_000) as server:
         job = await hive.submit(ModelDownload(model=f"{server.url}/model.gguf", model_id="m1"))
         await asyncio.wait_for(server.holding.wait(), 10)
+
+        async def under_way() -> bool:
+            (found,) = (await hive.run(ModelList())).response.models
+            assert (found.id, found.status) == ("m1", "downloading")
+            assert found.download_progress is not None
+            return 0 < found.download_progress.bytes_downloaded < len(data) == found.download_progress.total_bytes
+
+        await until(under_way)
+        got = (await hive.run(ModelGet(model_id="m1"))).response.model
+        assert got.download_progress is not None
+        assert got.download_progress.source_url
         for force in (False, True):
             with pytest.raises(RbeeError, match="is being downloaded") as refused:
                 await hive.run(ModelDelete(model_id="m1", force=force))

@@ -26,6 +26,7 @@ from tests.support.files_server import file_server
 from tests.support.gguf_bytes import write_parts
 from tests.support.hive import HiveClient, client, free_range, machine, settings
 from tests.support.hub_server import COMMIT, Hub, hub_server
+from tests.support.mlc_folder import write_mlc
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()
 BEE_SHA256 = hashlib.sha256(BEE).hexdigest()
@@ -183,13 +184,31 @@ async def test_each_of_several_files_is_read_and_the_wrong_ones_named(hive: Hive
     told = await hive.run(ModelVerify(model_id="split"))
     done = told.response
     assert (done.verified, done.against, done.size_bytes) == (True, "recorded", sum(p.stat().st_size for p in made))
-    lines = "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in made)
+    lines = "".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}\n" for p in made)
     assert done.checksum == hashlib.sha256(lines.encode()).hexdigest()
     made[2].write_bytes(made[2].read_bytes()[:-1] + b"\2")
     error, _ = await refused(hive, "split")
     assert error.code == "checksum_mismatch"
     assert made[2].name in error.message
     assert made[1].name not in error.message
+
+
+async def test_an_mlc_folder_from_the_hub(hive: HiveClient, hub: Hub, tmp_path: Path) -> None:
+    """The hub has digests of the weights only; those of the small files were taken when they came."""
+    hub.repos["mlc"] = {p.name: p.read_bytes() for p in write_mlc(tmp_path / "mlc").iterdir()}
+    await hive.run(ModelDownload(model="hf:org/mlc", model_id="m1"))
+    found = await record(hive, "m1")
+    assert (found.format, found.status, len(found.files)) == ("mlc", "available", 6)
+    done = (await hive.run(ModelVerify(model_id="m1"))).response
+    assert (done.verified, done.against, done.checksum) == (True, "source", found.checksum)
+    tokenizer, shard = (Path(found.path) / name for name in ("tokenizer.json", "params_shard_0.bin"))
+    was = tokenizer.read_bytes()
+    tokenizer.write_bytes(b"[]")
+    assert "tokenizer.json has SHA-256" in (await refused(hive, "m1"))[0].message
+    tokenizer.write_bytes(was)
+    assert (await hive.run(ModelVerify(model_id="m1"))).response.verified
+    shard.write_bytes(b"\7" + shard.read_bytes()[1:])
+    assert "params_shard_0.bin has SHA-256" in (await refused(hive, "m1"))[0].message
 
 
 async def test_what_nobody_has_a_digest_of_is_read_but_not_verified(hive: HiveClient, catalog: ModelCatalog) -> None:

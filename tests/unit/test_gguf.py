@@ -220,7 +220,8 @@ def record(path: Path, **more: object) -> ModelRecord:
 
 def test_parts_are_one_model(tmp_path: Path) -> None:
     made = write_parts(tmp_path)
-    known = (ModelFile(name=made[1].name, size_bytes=0, sha256="ab"),)
+    known = tuple(ModelFile(name=p.name, size_bytes=0, sha256="ab" if p == made[1] else None) for p in made)
+    assert [f.name for f in described(record(made[0])).files] == [p.name for p in made]
     found = described(record(made[0], files=known))
     assert (found.architecture, found.layers, found.tensor_count, found.parameters) == ("llama", 7, 2, 256)
     assert found.quantization == "F16"
@@ -265,6 +266,8 @@ def test_parts_that_do_not_make_the_whole_are_told(tmp_path: Path) -> None:
 
 
 def test_names_like_parts_of_a_whole_file(tiny: Path, tmp_path: Path) -> None:
+    loud = tmp_path / "x-00001-of-00002.GGUF"
+    assert [p.name for p in gguf.parts(loud)] == ["x-00001-of-00002.GGUF", "x-00002-of-00002.GGUF"]
     odd = tmp_path / "x-00001-of-00000.gguf"
     odd.write_bytes(tiny.read_bytes())
     assert described(record(odd)).files == ()

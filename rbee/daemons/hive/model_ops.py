@@ -50,7 +50,8 @@ class ModelOps:
             found = tuple(await asyncio.to_thread(self._catalog.list))
         except OSError as e:
             raise _disk(e) from e
-        found = tuple(self._as_now(record) if record.status == "downloading" else record for record in found)
+        going = {info.model_id for info in self._downloads.list()}
+        found = tuple(self._as_now(record) if record.id in going else record for record in found)
         for record in found[:TOLD]:
             ctx.narrate(
                 "model_list_entry",
@@ -65,8 +66,9 @@ class ModelOps:
         return ops.ModelListResponse(models=found)
 
     def _as_now(self, record: ModelRecord) -> ModelRecord:
+        """With how far its download is; one that is to replace a model leaves that one `available` until then."""
         progress = self._downloads.progress(record.id)
-        return record if progress is None else replace(record, status="downloading", download_progress=progress)
+        return record if progress is None else replace(record, download_progress=progress)
 
     async def get(self, ctx: JobContext, request: ops.ModelGet) -> ops.ModelGetResponse:
         record = self._as_now(await self._known(request.model_id))

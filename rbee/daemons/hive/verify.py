@@ -18,6 +18,7 @@ from rbee.adapters.sources import Located
 from rbee.contracts.operations.models import ModelVerifyResponse
 from rbee.core.errors import Conflict, Interrupted, RbeeError
 from rbee.core.records import ModelFile, ModelRecord
+from rbee.daemons.hive.model_files import combined
 from rbee.daemons.jobs import JobContext
 
 #: How the reason of a record that failed here begins: a later verification that finds it well takes it back.
@@ -42,8 +43,7 @@ class _Expected:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the files are. `checksum` is the one file's SHA-256; of several, the SHA-256 of a list of theirs, as
-    `sha256sum` writes one."""
+    """What the files are; `checksum` is of all of them together, as a record has it."""
 
     sha256: dict[str, str]
     md5: dict[str, str]
@@ -151,7 +151,7 @@ class Verifying:
 
             sha256[file.name], other[file.name], size = await self._digests(folder / file.name, md5, told)
             done += size
-        one = next(iter(sha256.values())) if len(sha256) == 1 else _together(sha256)
+        one = combined([replace(f, sha256=sha256[f.name]) for f in files])
         return _Found(sha256, other, one, done)
 
     def _files(self) -> tuple[ModelFile, ...]:
@@ -226,11 +226,6 @@ def _differences(expected: _Expected, found: _Found) -> str:
         elif expected.md5.get(name) not in (None, found.md5.get(name)):
             said.append(f"{name} has MD5 {found.md5[name]}, expected is {expected.md5[name]}.")
     return " ".join(said[:5]) + (f" And {len(said) - 5} more." if len(said) > 5 else "")
-
-
-def _together(digests: Mapping[str, str]) -> str:
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _digests(path: Path, md5: bool, told: Callable[[int], None], cancelled: Event) -> tuple[str, str, int]:
