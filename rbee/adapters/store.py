@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +25,19 @@ T = TypeVar("T")
 #: Writes made in one transaction, at most.
 _BATCH = 2_000
 
+#: Bytes of a result that is written in a transaction of its own: whoever waits for what was before needs not wait
+#: for it too.
+_LARGE = 256 * 2**10
+
 _Work = Callable[[Rows], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Large:
+    write: _Work
+
+    def __call__(self, rows: Rows) -> None:
+        self.write(rows)
 
 
 class SqliteJobStore:
@@ -64,7 +76,11 @@ class SqliteJobStore:
     def put(self, job: Job) -> None:
         result = None if job.result is None else codec.encode(job.result)
         text = codec.encode(replace(job, result=None)).decode()
-        self._work.put(lambda rows: rows.put(job.job_id, job.state, text, result))
+
+        def write(rows: Rows) -> None:
+            rows.put(job.job_id, job.state, text, result)
+
+        self._work.put(_Large(write) if result is not None and len(result) > _LARGE else write)
 
     def append(self, job_id: str, seq: int, event: bytes) -> None:
         self._work.put(lambda rows: rows.append(job_id, seq, event))
@@ -130,11 +146,16 @@ class SqliteJobStore:
             rows.db.close()
 
     def _serve(self, rows: Rows) -> None:
-        going = True
+        going, left = True, None
         while going:
-            batch = [self._work.get()]
+            batch = [left or self._work.get()]
+            left = None
             while len(batch) < _BATCH and not self._work.empty():
-                batch.append(self._work.get())
+                found = self._work.get()
+                if isinstance(found, _Large):
+                    left = found
+                    break
+                batch.append(found)
             going = None not in batch
             try:
                 self._together(rows, [work for work in batch if work is not None and not isinstance(work, Future)])

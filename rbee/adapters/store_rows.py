@@ -50,6 +50,8 @@ _OLDEST = (
     "SELECT job_id, bytes FROM jobs WHERE state IN ('completed', 'failed', 'cancelled') AND job_id != ? "
     "ORDER BY n LIMIT 20"
 )
+#: End of an event without its result; no JSON ends so.
+_CUT = b'"result":'
 _SIZE = "SELECT coalesce(sum(length(event)), 0) FROM events WHERE job_id = ?"
 
 
@@ -168,12 +170,21 @@ class Rows:
             "SELECT seq, event FROM events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?", (job_id, after, limit)
         )
         for seq, event in rows:
+            if event.endswith(_CUT):
+                event = self._completed(job_id, event)
+                if event is None:
+                    continue
             if found and size + len(event) > EVENT_BYTES:
                 break
             found.append((seq, event))
             size += len(event)
         rows.close()
         return found
+
+    def _completed(self, job_id: str, event: bytes) -> bytes | None:
+        """None when the daemon died before the result was written."""
+        row = self.db.execute("SELECT result FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        return event + row[0] + b"}" if row is not None and row[0] is not None else None
 
     def interrupt(self, error: JobError) -> int:
         rows = self.db.execute("SELECT job FROM jobs WHERE state IN ('queued', 'running')").fetchall()

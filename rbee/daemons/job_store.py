@@ -18,7 +18,9 @@ class JobStore(Protocol):
 
     def put(self, job: Job) -> None: ...
 
-    def append(self, job_id: str, seq: int, event: bytes) -> None: ...
+    def append(self, job_id: str, seq: int, event: bytes) -> None:
+        """One that ends behind `"result":` is read with the job's result there, and the brace that is missing."""
+        ...
 
     async def settled(self) -> None:
         """Returns when all writes before are in the file (or the disk has refused them, which is logged)."""

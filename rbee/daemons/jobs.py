@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import uuid
@@ -14,13 +15,13 @@ from typing import Any
 from aiohttp import web
 
 from rbee.contracts import codec
-from rbee.contracts.jobs import ENDED, Job, JobAccepted, JobError
-from rbee.contracts.narration import DONE
+from rbee.contracts.jobs import Job, JobAccepted, JobError
 from rbee.contracts.operations import OperationType, parse_operation
 from rbee.core.errors import Conflict, InvalidRequest, NotFound, RbeeError, Unavailable
 from rbee.core.redact import Redactor
 from rbee.daemons import sse
 from rbee.daemons.app import Route
+from rbee.daemons.job_ends import failure, tail
 from rbee.daemons.job_store import JobStore
 from rbee.daemons.lanes import Lanes
 from rbee.daemons.logs import current_job
@@ -35,6 +36,8 @@ Handler = Callable[[JobContext, Any], Awaitable[Any]]
 #: Of one lane, in a daemon that has no limits of its own for them.
 MAX_RUNNING = 1_000
 CANCEL_WAIT = 10.0
+#: A larger result is written once, with the job; its event only says that it stands there.
+WRITTEN_TWICE = 2**16
 STATES = ("queued", "running", "completed", "failed", "cancelled")
 
 
@@ -49,6 +52,8 @@ class _Live:
     feed: sse.Feed
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
+    result_bytes: int = 0
+    fade: asyncio.Task[None] | None = None
 
 
 class JobRunner:
@@ -75,6 +80,8 @@ class JobRunner:
         self._redactor = Redactor([*known, *(codec.encode(k).decode()[1:-1] for k in known)])
         self._lanes = lanes or Lanes({}, MAX_RUNNING, queue=0)
         self._live: dict[str, _Live] = {}
+        #: Ended, and not yet written down.
+        self._fading: dict[str, _Live] = {}
         self._stopping = False
         #: Jobs that ended since the start, by lane and state.
         self.ended: Counter[tuple[str, str]] = Counter()
@@ -95,7 +102,7 @@ class JobRunner:
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_WAIT)
         for live in list(self._live.values()):
-            self._end(live, "failed", error=_error("The daemon is stopping.", "interrupted"))
+            self._end(live, "failed", error=failure("The daemon is stopping.", "interrupted"))
         await self._store.close()
 
     @property
@@ -148,7 +155,7 @@ class JobRunner:
         if live.cancelled:
             self._end(live, "cancelled")
         else:
-            self._end(live, "failed", error=_error("The job was interrupted.", "interrupted"))
+            self._end(live, "failed", error=failure("The job was interrupted.", "interrupted"))
         self._next(live.lane, live.job.job_id)
 
     def _next(self, lane: str, job_id: str) -> None:
@@ -173,19 +180,20 @@ class JobRunner:
         try:
             result = self._sealed(await live.handler(context, live.request))
             told = codec.embedded(result)
+            live.result_bytes = len(result)
             context.narrate("result", f"{live.job.operation} done.", verbatim=True, result=told)
             self._end(live, "completed", result=told, result_bytes=len(result))
         except asyncio.CancelledError:
             if live.cancelled:
                 self._end(live, "cancelled")
             else:
-                self._end(live, "failed", error=_error("The job was interrupted.", "interrupted"))
+                self._end(live, "failed", error=failure("The job was interrupted.", "interrupted"))
         except RbeeError as e:
-            self._end(live, "failed", error=_error(self._redactor.text(str(e)), e.code))
+            self._end(live, "failed", error=failure(self._redactor.text(str(e)), e.code))
         except Exception as e:
             log.exception("%s failed", live.job.operation)
             text = self._redactor.text(f"{type(e).__name__}: {e}")
-            self._end(live, "failed", error=_error(text, "internal"))
+            self._end(live, "failed", error=failure(text, "internal"))
 
     def _sealed(self, result: Any) -> bytes:
         """A result as JSON, made once (it may be a list of 10,000) and without known secrets."""
@@ -195,7 +203,10 @@ class JobRunner:
         if live.feed.ended:
             return
         data = codec.encode(event)
-        self._store.append(live.job.job_id, live.feed.append(data), data)
+        kept = data
+        if live.result_bytes > WRITTEN_TWICE and event["event"] == "result":
+            kept = data[: -live.result_bytes - 1]  # its last field; the job has it too
+        self._store.append(live.job.job_id, live.feed.append(data), kept)
 
     def _update(self, live: _Live, **changes: Any) -> None:
         live.job = dataclasses.replace(live.job, **changes)
@@ -208,10 +219,18 @@ class JobRunner:
         self.ended[live.lane, state] += 1
         live.feed.end(tail(live.job))
         self._live.pop(live.job.job_id, None)
+        self._fading[live.job.job_id] = live
+        live.fade = asyncio.get_running_loop().create_task(self._fade(live))
+
+    async def _fade(self, live: _Live) -> None:
+        """An ended job is told from memory until it is written down: a large result takes a moment."""
+        with contextlib.suppress(RbeeError):  # closed meanwhile: it is written
+            await self._store.settled()
+        self._fading.pop(live.job.job_id, None)
 
     async def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        live = self._live.get(job_id)
+        live = self._live.get(job_id) or self._fading.get(job_id)
         return live.job if live is not None else await self._stored(job_id)
 
     async def _stored(self, job_id: str, *, result: bool = True) -> Job:
@@ -273,25 +292,8 @@ class JobRunner:
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         job_id, after = request.match_info["job_id"], sse.last_event_id(request)
-        live = self._live.get(job_id)
+        live = self._live.get(job_id) or self._fading.get(job_id)
         if live is not None:
             return await sse.serve(request, live.feed, after)
         job = await self._stored(job_id, result=False)
         return await sse.serve_stored(request, lambda n: self._store.events(job_id, n, sse.BATCH), after, tail(job))
-
-
-def tail(job: Job) -> bytes:
-    """The last frames of an ended job's stream: its error or its cancel, then `[DONE]`."""
-    if job.state not in ENDED:
-        return b""
-    if job.error is not None:
-        return sse.frame(codec.encode(job.error)) + DONE
-    if job.state == "cancelled":
-        said: dict[str, str | None] = {"event": "cancelled", "action": "cancelled", "message": "The job was cancelled."}
-        said |= {"timestamp": job.ended_at, "job_id": job.job_id}
-        return sse.frame(codec.encode(said)) + DONE
-    return DONE
-
-
-def _error(message: str, code: str) -> JobError:
-    return JobError(error=message, code=code, timestamp=now())

@@ -17,6 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from rbee.adapters.store import SqliteJobStore
+from rbee.contracts.jobs import Job
 from rbee.contracts.operations.fleet import QueenCheckResponse
 from rbee.core.errors import NotFound
 from rbee.daemons import sse
@@ -200,8 +201,6 @@ async def test_jobs_outlive_the_daemon_and_running_ones_are_interrupted(tmp_path
 
 
 async def test_a_dead_daemons_running_job_is_found_interrupted(tmp_path: Path) -> None:
-    from rbee.contracts.jobs import Job
-
     store = SqliteJobStore(tmp_path / "a.db")
     await store.open()
     store.put(Job(job_id="job-1", operation="QueenCheck", state="running", created_at="2026-01-01T00:00:00Z"))
@@ -264,6 +263,19 @@ async def test_what_the_list_does_not_know_is_refused(tmp_path: Path, query: str
     ):
         assert answer.status == 400
         assert (await answer.json())["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_result_that_was_not_written_before_the_daemon_died_is_not_told(tmp_path: Path) -> None:
+    store = SqliteJobStore(tmp_path / "a.db")
+    await store.open()
+    store.put(Job(job_id="job-1", operation="QueenCheck", state="running", created_at="2026-01-01T00:00:00Z"))
+    store.append("job-1", 1, b'{"event":"step"}')
+    store.append("job-1", 2, b'{"event":"result","result":')
+    await store.close()
+    async with bench(tmp_path / "a.db", three) as b:
+        told = frames(await b.stream("job-1"))
+        assert [x["event"] if i else None for i, x in told] == ["step", None, None]
+        assert told[1][1]["code"] == "interrupted"
 
 
 async def test_a_large_result_is_kept_whole_and_left_out_of_lists(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a job's end is told."""
+
+from __future__ import annotations
+
+from rbee.contracts import codec
+from rbee.contracts.jobs import ENDED, Job, JobError
+from rbee.contracts.narration import DONE
+from rbee.daemons import sse
+from rbee.daemons.narrate import now
+
+
+def tail(job: Job) -> bytes:
+    """The last frames of an ended job's stream: its error or its cancel, then `[DONE]`."""
+    if job.state not in ENDED:
+        return b""
+    if job.error is not None:
+        return sse.frame(codec.encode(job.error)) + DONE
+    if job.state == "cancelled":
+        said: dict[str, str | None] = {"event": "cancelled", "action": "cancelled", "message": "The job was cancelled."}
+        said |= {"timestamp": job.ended_at, "job_id": job.job_id}
+        return sse.frame(codec.encode(said)) + DONE
+    return DONE
+
+
+def failure(message: str, code: str) -> JobError:
+    """An error of this moment."""
+    return JobError(error=message, code=code, timestamp=now())
