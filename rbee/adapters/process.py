@@ -79,7 +79,13 @@ def argv_of(pid: int) -> tuple[str, ...]:
 
 def is_ours(identity: Identity, *words: str) -> bool:
     """Whether it is alive, the same process, and has each of `words` as an item of its argv."""
-    return alive(identity) and set(words) <= set(argv_of(identity.pid))
+    for _ in range(20):
+        if not alive(identity):
+            return False
+        if argv := argv_of(identity.pid):
+            return set(words) <= set(argv)
+        time.sleep(0.001)  # one that was started this moment has none yet
+    return False
 
 
 def spawn_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> Identity:

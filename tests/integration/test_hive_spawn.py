@@ -185,7 +185,7 @@ def stranger(code: str) -> Iterator[tuple[list[subprocess.Popen[bytes]], Any]]:
 async def test_ids_that_differ_in_case_only_are_not_two_workers(hive: HiveClient) -> None:
     await hive.run(spawn("w1"))
     code, message, _ = await refused(hive, spawn("W1"))
-    assert (code, "only in case" in message) == ("bad_worker_id", True)
+    assert (code, "share a folder" in message) == ("bad_worker_id", True)
 
 
 async def test_more_context_than_the_model_has_is_told(hive: HiveClient) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from rbee.adapters import gguf, shipped
 from rbee.core.errors import InvalidRequest, NotFound, RbeeError
+from rbee.core.slug import slug
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive import admission
 from tests.unit.test_hive_parts import CPU, MODEL, SPAWN, installed, provider
@@ -39,9 +40,10 @@ def test_worker_ids_that_are_not(worker_id: str) -> None:
     assert refused.value.code == "bad_worker_id"
 
 
-def test_worker_ids_that_some_disks_would_take_for_one() -> None:
-    with pytest.raises(InvalidRequest, match="only in case"):
-        admission.check_worker_id("Chat", ["chat"])
+@pytest.mark.parametrize(("one", "other"), [("Chat", "chat"), ("a.", slug("a.")), (slug("a."), "a.")])
+def test_two_ids_never_share_a_folder(one: str, other: str) -> None:
+    with pytest.raises(InvalidRequest, match="would share a folder"):
+        admission.check_worker_id(one, ["b", other])
 
 
 def test_only_the_hives_ports_may_be_asked_for() -> None:

@@ -126,6 +126,40 @@ async def test_ended_of_one_long_gone_returns(tmp_path: Path) -> None:
     await asyncio.wait_for(process.ended(process.Identity(pid=2**22 - 1, start_time=1)), 5)
 
 
+#: Starts another one in a session of its own, as a worker does its engine; says its pid; ends for no SIGTERM.
+_PARENT = (
+    "import signal,subprocess,sys,time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "c=subprocess.Popen([sys.executable,'-c','import time; time.sleep(60)'],start_new_session=True);"
+    "print(c.pid,flush=True); time.sleep(60)"
+)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+async def test_all_that_a_killed_process_has_started_goes_with_it(tmp_path: Path, blocking: bool) -> None:
+    log = tmp_path / "log"
+    who = python(_PARENT, log)
+    until(lambda: log.exists() and log.read_text().endswith("\n"))
+    child = process.identify(int(log.read_text()))
+    assert child is not None
+    steps: list[str] = []
+    gone = process.stop(who, 0.1, steps.append) if blocking else await process.end(who, 0.1, steps.append)
+    assert not gone
+    assert steps == ["sigterm", "sigkill"]
+    assert process.exit_status(who) == -signal.SIGKILL
+    until(lambda: not process.alive(child))
+
+
+def test_a_process_with_many_threads_can_be_reaped_as_soon_as_it_is_said_to_have_ended(tmp_path: Path) -> None:
+    code = "import threading,time\nfor _ in range(50): threading.Thread(target=time.sleep,args=(60,)).start()\n"
+    code += "print('up',flush=True)"
+    for number in range(5):
+        log = tmp_path / str(number)
+        who = python(code, log)
+        until(lambda log=log: log.exists() and "up" in log.read_text())  # type: ignore[misc]
+        process.stop(who, 5)
+        assert process.exit_status(who) == -signal.SIGTERM
+
+
 def test_lock_is_exclusive_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     path = tmp_path / "state" / "hive.lock"
     code = (

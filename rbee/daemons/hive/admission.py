@@ -17,6 +17,7 @@ from rbee.core.memory import DEFAULT_BATCH, DEFAULT_PARALLEL, context_for, kv_by
 from rbee.core.problems import did_you_mean
 from rbee.core.providers import EngineProvider
 from rbee.core.records import Device, ModelRecord
+from rbee.core.slug import slug
 
 #: Bytes an engine takes beside the model where nothing better is known.
 _OVERHEAD = 256 * 10**6
@@ -38,7 +39,7 @@ class Needs:
 def check_worker_id(worker_id: str, known: Iterable[str]) -> None:
     """Raises InvalidRequest `bad_worker_id`: the id names a folder, stands in URLs, metrics and logs.
 
-    One that differs from a known one only in case is refused too: on some disks they would share a folder.
+    One that would share a folder with a known one is refused too: by their slugs, on some disks whatever their case.
     """
     if _WORKER_ID.fullmatch(worker_id) is None:
         raise InvalidRequest(
@@ -48,9 +49,9 @@ def check_worker_id(worker_id: str, known: Iterable[str]) -> None:
             param="worker_id",
         )
     for other in known:
-        if other != worker_id and other.lower() == worker_id.lower():
+        if other != worker_id and slug(other).lower() == slug(worker_id).lower():
             raise InvalidRequest(
-                f"There is a worker {other!r} already, which differs from {worker_id!r} only in case.",
+                f"There is a worker {other!r} already, with which {worker_id!r} would share a folder.",
                 code="bad_worker_id",
                 mend="Give the new one another id.",
                 param="worker_id",
