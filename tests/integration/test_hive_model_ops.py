@@ -18,7 +18,7 @@ from rbee.adapters.paths import Paths
 from rbee.contracts.operations.models import ModelDelete, ModelDeleteBatch, ModelDownload, ModelGet, ModelList
 from rbee.contracts.operations.workers import WorkerProcessDelete, WorkerSpawn
 from rbee.core.errors import RbeeError
-from rbee.core.records import ModelRecord
+from rbee.core.records import DownloadProgress, ModelRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
@@ -200,7 +200,8 @@ async def test_a_model_that_is_being_downloaded_stays(hive: HiveClient) -> None:
             (found,) = (await hive.run(ModelList())).response.models
             assert (found.id, found.status) == ("m1", "downloading")
             assert found.download_progress is not None
-            return 0 < found.download_progress.bytes_downloaded < len(data) == found.download_progress.total_bytes
+            progress: DownloadProgress = found.download_progress
+            return 0 < progress.bytes_downloaded < len(data) == progress.total_bytes
 
         await until(under_way)
         got = (await hive.run(ModelGet(model_id="m1"))).response.model
