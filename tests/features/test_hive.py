@@ -13,17 +13,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from pytest_bdd import given, parsers, scenarios, then, when
 
 from rbee.adapters import shipped
+from rbee.contracts.schemas import SCHEMAS
 from tests.support.files_server import FileServer, file_server
 from tests.support.hive_tool import HiveMachine, wait
 
 pytestmark = pytest.mark.engine
 scenarios("hive_models.feature", "hive_workers.feature", "hive_downloads.feature", "hive_machine.feature")
 
+OPERATIONS = SCHEMAS["operations"]()
 BEE = shipped.builtin_model("bee-tiny")
+
+
+def as_declared(name: str, result: Any) -> None:
+    """Fails for an answer that is not as its schema says."""
+    answer = OPERATIONS["x-operations"][name]["response"]
+    jsonschema.validate(result, {**answer, "$defs": OPERATIONS["$defs"]}, cls=jsonschema.Draft202012Validator)
 
 
 class Server(threading.Thread):
@@ -88,6 +97,8 @@ class Story:
         assert data[-1] == "[DONE]"
         self.told = [json.loads(line) for line in data[:-1]]
         self.job = json.loads(self.http("GET", f"/v1/jobs/{job_id}"))
+        if self.job["state"] == "completed":
+            as_declared(name, self.job["result"])
         return self.job["result"]
 
     @property
