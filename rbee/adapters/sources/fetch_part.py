@@ -214,6 +214,12 @@ def kept(part: Path) -> int:
     return size if note.done is None else Ranges(note.done).count
 
 
+def said_size(part: Path) -> int | None:
+    """How large its server said that it will be. Blocks."""
+    note = _read_note(part.with_name(f"{part.name}.json"))
+    return note.size if note is not None else None
+
+
 def no_room(need: int, where: Path, free: int) -> Insufficient:
     return Insufficient(
         f"The download needs {need / 1e6:.1f} MB more, {where} has {free / 1e6:.1f} MB free.",

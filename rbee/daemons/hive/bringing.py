@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -134,10 +135,11 @@ class Bringing:
         if self.older is None:
             await self._put(record)
         files = Files(self.catalog, self.folder, self.request, located, self._progress, self._finished)
-        async with self.turn():
+        # A file of this machine waits for nobody's network.
+        async with self.turn() if any(f.path is None for f in located.files) else contextlib.nullcontext():
             found = await files.bring(self.state.finished, self.meter)
         done = await self._checked(record, located, found)
-        return await self._published(done, [f.name for f in found], files.pushed)
+        return await self._published(done, files.pushed)
 
     def _home(self, folder: Path, located: Located) -> Path:
         """What a record's `path` is: the folder of an MLC model, else the (first) file."""
@@ -168,25 +170,21 @@ class Bringing:
         sure = self.request.sha256 or all(f.sha256 or f.md5 or f.path for f in located.files)
         return replace(facts, path=record.path, status="available", checksum=checksum, verified=bool(sure))
 
-    async def _published(self, done: ModelRecord, names: list[str], pushed: list[Path]) -> ModelRecord:
+    async def _published(self, done: ModelRecord, pushed: list[Path]) -> ModelRecord:
         """Not cut short by a cancel; one that is cut short by the end of the hive is finished by the next."""
         self.state = replace(self.state, publishing=done, finished=())
-        publishing = asyncio.ensure_future(asyncio.to_thread(self._publish, done, names, pushed))
+        publishing = asyncio.ensure_future(asyncio.to_thread(self._publish, done, pushed))
         while not publishing.done():
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(publishing)
-            except asyncio.CancelledError:
-                continue
         publishing.result()
         size = round(done.size_bytes / 1e9, 3)
         self.on_change(ModelChange(action="added", model_id=self.model_id, size_gb=size))
         return done
 
-    def _publish(self, done: ModelRecord, names: list[str], pushed: list[Path]) -> None:
+    def _publish(self, done: ModelRecord, pushed: list[Path]) -> None:
         self.folder.save(self.state)
-        self.folder.place(names)
-        self.catalog.put(done, system.now())
-        self.folder.sweep(names)
+        self.folder.publish(done, functools.partial(self.catalog.put, now=system.now()))
         for path in pushed:
             path.unlink(missing_ok=True)
             # The folder of several, once its last has gone.
@@ -216,6 +214,8 @@ class Bringing:
         if now - self._told < PROGRESS_EVERY and done != total:
             return
         self._told = now
+        if total != self.state.total_bytes:
+            self.state = replace(self.state, total_bytes=total)
         speed = meter.speed
         of = f" of {total / 1e6:,.1f}" if total else ""
         self.tell(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from rbee.daemons.hive.bringing import Bringing
 from rbee.daemons.hive.download import RUNNING, Download, key_of
 from rbee.daemons.hive.unfinished import DownloadFolder, Unfinished, find_unfinished
 from rbee.daemons.logs import current_job
+
+log = logging.getLogger(__name__)
 
 Narrate = Callable[..., None]
 ENDED = "The hive ended during the download; download it again, or resume it, to go on."
@@ -58,20 +61,28 @@ class Downloads:
     def recover(self, root: Path) -> None:
         """At start, before anything else asks: finish what was being published, know what was left. Blocks."""
         for folder, state in find_unfinished(root):
-            if state.publishing is not None:
-                names = [f.name for f in state.publishing.files] or [Path(state.publishing.path).name]
-                folder.place(names)
-                self._catalog.put(state.publishing, system.now())
-                folder.sweep(names)
+            try:
+                left = self._taken_over(folder, state)
+            except OSError as e:
+                log.error("the download of %s cannot be taken over: %s", state.model_id, e)
                 continue
-            if state.status in RUNNING:
-                state = replace(state, status="failed", error=ENDED)
-                folder.save(state)
-            self._downloads[state.model_id] = Download(state, folder.kept())
+            if left is not None:
+                self._downloads[left.model_id] = left
         for record in self._catalog.list():
-            left = self._downloads.get(record.id)
-            if record.status == "downloading" and (left is None or left.status == "failed"):
+            known = self._downloads.get(record.id)
+            if record.status == "downloading" and (known is None or known.status == "failed"):
                 self._catalog.put(replace(record, status="failed", error=ENDED), system.now())
+
+    def _taken_over(self, folder: DownloadFolder, state: Unfinished) -> Download | None:
+        if state.publishing is not None:
+            folder.publish(state.publishing, functools.partial(self._catalog.put, now=system.now()))
+            return None
+        if state.status in RUNNING:
+            state = replace(state, status="failed", error=ENDED)
+            folder.save(state)
+        if state.total_bytes is None:
+            state = replace(state, total_bytes=folder.total())
+        return Download(state, folder.kept())
 
     def active(self, model_id: str) -> bool:
         """Whether it runs, waits for its turn or is paused."""

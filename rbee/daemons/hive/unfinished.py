@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rbee.adapters.paths import write_atomic
-from rbee.adapters.sources.fetch_part import kept
+from rbee.adapters.sources.fetch_part import kept, said_size
 from rbee.contracts import codec
 from rbee.contracts.operations.downloads import DownloadStatus
 from rbee.contracts.operations.models import ModelDownload
@@ -78,6 +78,11 @@ class DownloadFolder:
         staged = [p.stat().st_size for p in self._in(self.stage) if p.is_file() and not p.name.endswith(".part")]
         return sum(staged) + sum(kept(p) for p in self._in(self.path) if p.name.endswith(".part"))
 
+    def total(self) -> int | None:
+        """Bytes of the file that is being fetched, as its server said; None when there are several, or none."""
+        parts = [p for p in self._in(self.path) if p.name.endswith(".part")]
+        return said_size(parts[0]) if len(parts) == 1 else None
+
     def discard(self) -> None:
         """Throw away what was fetched, not the model that was there before. The state goes last."""
         shutil.rmtree(self.stage, ignore_errors=True)
@@ -86,11 +91,14 @@ class DownloadFolder:
                 path.unlink(missing_ok=True)
         (self.path / STATE).unlink(missing_ok=True)
 
-    def place(self, names: Iterable[str]) -> None:
-        """Give staged files their own names. May be done again after it was cut short."""
+    def publish(self, record: ModelRecord, put: Callable[[ModelRecord], None]) -> None:
+        """Give the staged files their own names and the model its record. May be done again after it was cut short."""
+        names = [f.name for f in record.files] or [Path(record.path).name]
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 (self.stage / name).replace(self.path / name)
+        put(record)
+        self.sweep(names)
 
     def sweep(self, names: Iterable[str]) -> None:
         """What an earlier file of this model, or an unfinished other one, has left. The state goes last."""
