@@ -73,7 +73,8 @@ def _file(scene: Scene, path: Path, source: str) -> Iterator[Finding]:
 def _url(path: Path, model: ModelSpec) -> Iterator[Finding]:
     found = _URL.match(model.source)
     if found is None:
-        yield Finding(path=path, summary="The URL names no file.", mend="Write https://HOST/PATH/FILE.gguf.")
+        summary = "The URL has a port that is no number."
+        yield Finding(path=path, summary=summary, mend="Write https://HOST:PORT/PATH/FILE.gguf.")
         return
     if found["user"]:
         detail = "A password in a URL ends up in logs and shell histories."

@@ -44,7 +44,7 @@ class SourceProvider:
     forms: Annotated[tuple[str, ...], Doc("How its texts are written, for messages.")] = ()
     endpoint: Annotated[
         str | None,
-        Doc("Where it answers; its protocol's own place when left out.", pattern=r"^https?://[^/?#@\s]+[^?#\s]*$"),
+        Doc("Where it answers; its protocol's own place when left out.", pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$"),
     ] = None
     endpoint_env: Annotated[
         str | None, Doc("Variable of the hive's environment that says another endpoint.", min_length=1)

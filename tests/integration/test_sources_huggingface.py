@@ -44,8 +44,8 @@ EVIL = {"../../etc/x.gguf": b"x", "a/../../y.gguf": b"y", "/abs.gguf": b"z", "b\
 
 @pytest.fixture
 async def hub() -> AsyncIterator[Hub]:
-    mlc = {"sub/" + name: data for name, data in MLC.items()} | {"sub/x-Q8_0.gguf": b"g"}
-    repos = {"many": FILES, "cut": CUT, "x-MLC": MLC, "x": MLC, "both-MLC": mlc, "evil": EVIL, "none": {"a.bin": b""}}
+    mlc = {"sub-MLC/" + name: data for name, data in MLC.items()} | {"sub-MLC/x-Q8_0.gguf": b"g"}
+    repos = {"many": FILES, "cut": CUT, "x-MLC": MLC, "x": MLC, "both": mlc, "evil": EVIL, "none": {"a.bin": b""}}
     async with hub_server(b"GGUF", **repos) as made:
         yield made
 
@@ -94,7 +94,7 @@ async def test_spaces_and_slashes_are_quoted_in_urls(hub: Hub, source: Source) -
     assert hub.seen[-1] == ("LIST", "many@a/b")
 
 
-@pytest.mark.parametrize(("text", "folder"), [("hf:org/x-MLC", ""), ("hf:org/x", ""), ("hf:org/both-MLC/sub", "sub/")])
+@pytest.mark.parametrize(("text", "folder"), [("hf:org/x-MLC", ""), ("hf:org/x", ""), ("hf:org/both/sub-MLC", "sub-MLC/")])
 async def test_an_mlc_repository_with_all_its_files(hub: Hub, source: Source, text: str, folder: str) -> None:
     located = await source.locate(text, None)
     assert located.format == "mlc"
@@ -110,7 +110,7 @@ async def test_an_mlc_repository_with_all_its_files(hub: Hub, source: Source, te
 
 
 async def test_a_gguf_beside_an_mlc_model_is_asked_for_by_its_quantization(source: Source) -> None:
-    assert names(await source.locate("hf:org/both-MLC/sub:Q8_0", None)) == ["x-Q8_0.gguf"]
+    assert names(await source.locate("hf:org/both/sub-MLC:Q8_0", None)) == ["x-Q8_0.gguf"]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +211,14 @@ async def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RbeeError, match="cannot be reached") as refused:
         await source_at("huggingface", url, tmp_path).locate("hf:org/open", None)
     assert refused.value.code == "unreachable"
+
+
+async def test_a_token_stays_with_its_host(hub: Hub, source: Source, tmp_path: Path) -> None:
+    give_token(tmp_path, "hf-token", TOKEN)
+    elsewhere = hub.url.replace("127.0.0.1", "localhost")
+    hub.instead.append(web.Response(status=307, headers={"Location": f"{elsewhere}/api/models/org/open/revision/main"}))
+    await source.locate("hf:org/open", None)
+    assert hub.tokens == [f"Bearer {TOKEN}", None]
 
 
 async def test_the_server_here_speaks_as_the_hubs_own_client_hears(hub: Hub) -> None:

@@ -38,6 +38,8 @@ class Hub:
     instead: list[web.Response] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
     cdn_headers: list[dict[str, str]] = field(default_factory=list)
+    #: What each question for a listing said of a token.
+    tokens: list[str | None] = field(default_factory=list)
 
     def files(self, repo: str) -> dict[str, bytes] | None:
         if repo in self.repos:
@@ -61,6 +63,7 @@ class Hub:
     async def info(self, request: web.Request) -> web.StreamResponse:
         repo, revision = request.match_info["repo"], request.match_info["revision"]
         self.seen.append(("LIST", f"{repo}@{revision}"))
+        self.tokens.append(request.headers.get("Authorization"))
         if self.instead:
             return self.instead.pop(0)
         if repo == "renamed":

@@ -104,6 +104,7 @@ def test_what_the_sources_say_is_part_of_the_plans_digest(tmp_path: Path, own: P
         ("source: 'GH:a/b@v1', revision: x", "`revision` is for sources of Hugging Face only.", "Remove it"),
         ("source: models/x.gguf", "'models/x.gguf' is no source of models.", "Did you mean 'file:models/x.gguf'?"),
         ("source: 'https://huggingface.co/a/b/blob/main/c.gguf'", "The URL is of the page", "Write hf:a/b/c.gguf."),
+        ("source: 'https://h:x/m.gguf'", "The URL has a port that is no number.", "Write https://HOST:PORT"),
         ("source: 'file:y-00001-of-00002.gguf'", "1 of the 2 parts of the model are not there.", "Bring all"),
     ],
 )
@@ -125,6 +126,7 @@ def test_what_is_misspelt_is_told_with_its_place(tmp_path: Path, own: Path, said
         (CORP.replace('"corp:"', "Corp"), 7, "'Corp' cannot be a prefix."),
         (CORP.replace("huggingface", "hugginface"), 6, "`protocol`: 'hugginface' is not known."),
         (CORP.replace("https://", "ftp://"), 8, "`endpoint`: 'ftp://models.corp.example' is not possible."),
+        (CORP.replace("https://", "https://me:pw@"), 8, "`endpoint`: "),
         (CORP + "tokn: x\n", 10, "Unknown key 'tokn'"),
         ("kind: [", 1, ""),
     ],

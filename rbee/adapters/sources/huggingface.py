@@ -169,7 +169,8 @@ def _select(name: HubName, paths: Sequence[str], where: str) -> tuple[tuple[str,
         files = [p for p in paths if model_files.is_gguf(p)]
         raise NotFound(f"{where} has no file {name.path!r}.", mend=did_you_mean(name.path, files))
     flat = [p.removeprefix(folder) for p in inside if "/" not in p.removeprefix(folder)]
-    said_mlc = name.repo.upper().endswith("-MLC") or not any(model_files.is_weights(p) for p in inside)
+    # The same that plan guesses the format by.
+    said_mlc = (name.path or name.repo).upper().endswith("-MLC") or not any(model_files.is_weights(p) for p in inside)
     if model_files.is_mlc(flat) and said_mlc and name.quantization is None:
         return tuple(folder + f for f in model_files.mlc_files(flat, where)), "mlc"
     return model_files.choose(inside, name.quantization, where), "gguf"
