@@ -47,7 +47,7 @@ def test_a_hive_without_anything_is_healthy() -> None:
         ({"disk_free": 1 * GB}, "degraded", "nearly full: 1.0 GB of 1000.0 GB"),
         ({"disk_free": 40 * GB}, "degraded", "nearly full: 40.0 GB"),
         ({"memory_available": 3 * GB}, "degraded", "Little memory is left: 3.0 GB of 64.0 GB."),
-        ({"broken": {"nvidia": "GPU 0: GPU is lost"}}, "degraded", "The nvidia driver is there"),
+        ({"broken": {"nvidia": "GPU 0: GPU is lost"}}, "degraded", "The nvidia devices cannot all be read"),
         ({"binaries": (replace(ENGINE, status="failed", error="Its Python is gone"),)}, "degraded", "The engine llama"),
         ({"models": (replace(MODEL, status="failed", error="cut short"),)}, "degraded", "tiny cannot be used: cut"),
         ({"models": (replace(MODEL, status="failed"),)}, "degraded", "it does not say why"),

@@ -160,10 +160,12 @@ def test_cards_of_the_kernel_in_the_order_of_the_bus(tmp_path: Path) -> None:
 
 
 def test_a_card_that_says_little_or_nonsense_is_a_device_all_the_same() -> None:
-    card = amd_sysfs.Card(bdf="b", files={"mem_info_vram_total": "x", "device": "0x1", "power1_input": "7000000"})
-    (device,) = amd_sysfs.parse((card,))
+    files = {"mem_info_vram_total": "x", "device": "0x1", "power1_input": "7000000", "temp2_input": "49000"}
+    (device,) = amd_sysfs.parse((amd_sysfs.Card(bdf="b", files=files),))
     assert (device.name, device.vram_total_mb, device.power_usage_watts) == ("AMD GPU 0x1", None, 7.0)
-    assert (device.fan_speed_percent, device.temperature_celsius) == (None, None)
+    assert (device.fan_speed_percent, device.temperature_celsius) == (None, 49.0)
+    (silent,) = amd_sysfs.parse((amd_sysfs.Card(bdf="b"),))
+    assert (silent.name, silent.vram_free_mb, silent.temperature_celsius) == ("AMD GPU", None, None)
 
 
 def test_memory_of_a_descriptor() -> None:
@@ -253,6 +255,29 @@ def test_the_kernel_is_enough_without_a_tool(tmp_path: Path) -> None:
     amd_card(tmp_path, 0, "0000:03:00.0")
     seen = Amd(host(tmp_path)).look()
     assert ([d.id for d in seen.devices], seen.error) == (["rocm:0"], None)
+
+
+def test_a_glance_needs_no_tool_once_the_cards_are_known(tmp_path: Path) -> None:
+    amd_card(tmp_path, 0, "0000:83:00.0")
+    static = json.loads(golden("amd-smi-static.rocm6.json"))[:1]
+    static[0]["gpu"] = 5
+    tool = f"""case "$1" in
+static) echo '{json.dumps(static)}' ;;
+metric) echo '[{{"gpu": 5, "mem_usage": {{"total_vram": {{"value": 1, "unit": "MB"}}}}}}]' ;;
+esac"""
+    stand_ins.tool(tmp_path / "bin", "amd-smi", tool)
+    amd = Amd(host(tmp_path))
+    # Not known yet: it is a look.
+    assert [(d.id, d.vram_total_mb) for d in amd.glance().devices] == [("rocm:5", 1)]
+    (tmp_path / "bin/amd-smi").unlink()
+    seen = amd.glance()
+    assert [(d.id, d.name, d.vram_total_mb, d.temperature_celsius) for d in seen.devices] == [
+        ("rocm:5", "AMD Instinct MI300X", 24576, 54.0)
+    ]
+    assert (seen.error, seen.driver) == (None, True)
+    # A card that is gone since is looked for again.
+    (tmp_path / "sys/class/drm/card0/device").unlink()
+    assert amd.glance() == amd.look()
 
 
 def test_processes_by_the_kernel_first_and_the_tool_for_others(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ class Gpus:
         self._amd: Amd | None = None
         self._apple: Apple | None = None
 
-    def detect(self, cores: int) -> Detected:
-        """Every device, the CPU first."""
-        seen = self._apple_seen() if self._host.system == "darwin" else self._linux_seen()
+    def detect(self, cores: int, *, glance: bool = False) -> Detected:
+        """Every device, the CPU first. A `glance` tells memory and heat of the same devices with less effort."""
+        seen = self._apple_seen() if self._host.system == "darwin" else self._linux_seen(glance)
         devices = [cpu.device(cores, self._host)]
         for found in seen.values():
             devices += found.devices
@@ -61,12 +61,12 @@ class Gpus:
 
     # Parsers of drivers that are not there are not loaded: an idle hive is small.
 
-    def _linux_seen(self) -> dict[str, Seen]:
+    def _linux_seen(self, glance: bool) -> dict[str, Seen]:
         if self._amd is None:
             from rbee.adapters.gpu.amd import Amd
 
             self._amd = Amd(self._host)
-        return {"nvidia": nvidia.look(self._host), "amd": self._amd.look()}
+        return {"nvidia": nvidia.look(self._host), "amd": self._amd.glance() if glance else self._amd.look()}
 
     def _apple_seen(self) -> dict[str, Seen]:
         if self._apple is None:

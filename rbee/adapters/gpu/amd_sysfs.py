@@ -15,7 +15,7 @@ from rbee.core.records import Device
 _VENDOR = "0x1002"
 _IDS = ("usr/share/hwdata/pci.ids", "usr/share/misc/pci.ids")
 _FILES = ("vendor", "device", "product_name", "mem_info_vram_total", "mem_info_vram_used", "gpu_busy_percent")
-_SENSORS = ("temp1_input", "power1_average", "power1_input", "pwm1", "pwm1_max")
+_SENSORS = ("temp1_input", "temp2_input", "power1_average", "power1_input", "pwm1", "pwm1_max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,8 @@ def parse(cards: tuple[Card, ...], pci_ids: str = "") -> tuple[Device, ...]:
 def _device(index: int, card: Card, pci_ids: str) -> Device:
     total, used = mb(_number(card, "mem_info_vram_total")), mb(_number(card, "mem_info_vram_used"))
     heat, fan = _number(card, "temp1_input"), _number(card, "pwm1")
+    # The large cards have no sensor at the edge, which is the first; the second is the hottest spot.
+    heat = _number(card, "temp2_input") if heat is None else heat
     power = _number(card, "power1_average")
     power = _number(card, "power1_input") if power is None else power
     code = card.files.get("device", "")

@@ -78,7 +78,7 @@ def _other(facts: Facts) -> Iterator[str]:
     if facts.memory_available < facts.memory_total * MEMORY_SHARE:
         yield f"Little memory is left: {_gb(facts.memory_available)} of {_gb(facts.memory_total)}."
     for backend, why in sorted(facts.broken.items()):
-        yield f"The {backend} driver is there, but its devices cannot all be read: {why}."
+        yield f"The {backend} devices cannot all be read, though their driver is there: {why}."
     yield from _few(
         [f"The engine {b.id} cannot be used: {b.error or 'it does not say why'}" for b in facts.binaries if _bad(b)],
         "engines",

@@ -78,7 +78,7 @@ class Sight:
             ram_used_gb=_gb(total - available),
             ram_total_gb=_gb(total),
             uptime_seconds=system.uptime(),
-            devices=_monitored((await self._devices.detect()).devices),
+            devices=_monitored(await self._devices.glance()),
         )
 
     async def stats(self) -> SystemStatsResponse:
