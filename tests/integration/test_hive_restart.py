@@ -159,6 +159,19 @@ async def test_a_hive_killed_before_it_noted_the_pid_finds_its_worker(machine_of
         await hive.run(WorkerProcessDelete(pid=before.pid))
 
 
+async def test_a_hive_killed_before_it_noted_a_second_process_adopts_that_one(machine_of_hive: HiveProcess) -> None:
+    async with machine_of_hive.running(signal.SIGKILL) as hive:
+        await hive.run(ModelDownload(model="builtin:bee-tiny"))
+        before = (await hive.run(SPAWN)).response
+    noted = WorkerFolder.of(machine_of_hive.paths.workers, "w1").path / "process.json"
+    # As it was while the first process was dead and the second one had just been started.
+    noted.write_text(json.dumps({**json.loads(noted.read_text()), "pid": 2**22 - 1, "status": "dead"}))
+    async with machine_of_hive.running() as hive:
+        await until(lambda: _is(hive, "ready"))
+        assert (await only(hive)).pid == before.pid
+        await hive.run(WorkerProcessDelete(pid=before.pid))
+
+
 async def test_a_worker_whose_settings_are_lost_is_ended_not_forgotten(machine_of_hive: HiveProcess) -> None:
     async with machine_of_hive.running() as hive:
         await hive.run(ModelDownload(model="builtin:bee-tiny"))

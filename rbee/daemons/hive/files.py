@@ -166,16 +166,17 @@ def older_log(log: Path) -> Path:
     return log.with_name(f"{log.name}.1")
 
 
-def strays(root: Path) -> list[process.Identity]:
-    """Workers of these folders that run although their folder was deleted: nobody could stop them any more."""
-    found = []
+def running(root: Path) -> dict[Path, process.Identity]:
+    """Every process that runs with the settings of a worker of these folders, by that folder: also one that its hive
+    did not live to note, and one whose folder was deleted. One look at all processes."""
+    found = {}
     for pid in psutil.pids():
         argv = process.argv_of(pid)
-        settings = Path(argv[-1]) if argv[-3:-1] == ("worker", "--config") else None
-        if settings is None or settings.parent.parent != root or settings.parent.exists():
+        folder = Path(argv[-1]).parent if argv[-3:-1] == ("worker", "--config") else None
+        if folder is None or folder.parent != root:
             continue
-        if (who := process.identify(pid)) is not None and process.is_ours(who, str(settings)):
-            found.append(who)
+        if (who := process.identify(pid)) is not None and process.is_ours(who, argv[-1]):
+            found[folder] = who
     return found
 
 

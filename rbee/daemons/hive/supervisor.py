@@ -23,7 +23,7 @@ from rbee.core.records import Mark
 from rbee.core.slug import slug
 from rbee.daemons.hive import ports
 from rbee.daemons.hive.admission import Needs, share_threads
-from rbee.daemons.hive.files import ProcessFile, WorkerFolder, folders, strays
+from rbee.daemons.hive.files import ProcessFile, WorkerFolder, folders, running
 from rbee.daemons.hive.life import Life, OnChange
 from rbee.daemons.hive.managed import ALIVE, Managed
 from rbee.daemons.hive.roster import Roster
@@ -76,24 +76,22 @@ class Supervisor(Roster):
         """Take up the workers of the hive before this one: those that run are adopted, those that died meanwhile
         are started again, those that had failed stay failed."""
         self._session = aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(force_close=True))
+        lives = await asyncio.to_thread(running, self._root)
         for folder in await asyncio.to_thread(folders, self._root):
             found = await asyncio.to_thread(folder.load)
             if found is None:
-                log.warning("ending and forgetting a worker without readable settings: %s", folder.path)
-                await self._clear(folder)
+                log.warning("forgetting a worker without readable settings: %s", folder.path)
+                await asyncio.to_thread(folder.remove)
                 continue
-            self._adopt(folder, *found)
-        for stray in await asyncio.to_thread(strays, self._root):
-            log.warning("ending a worker whose folder is gone (pid %d)", stray.pid)
-            await process.end(stray, defaults.ENGINE_STOP_TIMEOUT)
-
-    @staticmethod
-    async def _clear(folder: WorkerFolder) -> None:
-        """Nobody could stop it later: it would keep its port and its memory for ever."""
-        identity = await asyncio.to_thread(folder.running)
-        if identity is not None:
-            await process.end(identity, defaults.ENGINE_STOP_TIMEOUT)
-        await asyncio.to_thread(folder.remove)
+            config, state = found
+            if (who := lives.pop(folder.path, None)) is not None:
+                # The hive may have been killed before it noted this one.
+                state = replace(state, pid=who.pid, start_time=who.start_time)
+            self._adopt(folder, config, state)
+        for who in lives.values():
+            # Nobody could stop it later: it would keep its port and its memory for ever.
+            log.warning("ending a worker without a folder or readable settings (pid %d)", who.pid)
+            await process.end(who, defaults.ENGINE_STOP_TIMEOUT)
 
     def _adopt(self, folder: WorkerFolder, config: WorkerConfig, state: ProcessFile) -> None:
         worker = Managed(config=config, folder=folder, state=state)
