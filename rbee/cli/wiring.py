@@ -140,7 +140,7 @@ def predict_memory(model: ModelSpec, worker: WorkerSpec) -> int | None:
     scheme, _, rest = model.source.partition(":")
     try:
         if scheme == "file":
-            header = gguf.read_header(Path(rest))
+            header = gguf.check_whole(Path(rest))
         elif scheme == "builtin":
             header = gguf.read_header(shipped.builtin_model(rest))
         else:
