@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from rbee.contracts import defaults
 from rbee.contracts.schemas import SCHEMAS
 
 _MADE = "<!-- Made from the types by `rbee schema --docs`; a test compares them. Do not edit. -->"
@@ -63,14 +64,17 @@ def operations() -> str:
         "",
         'What `POST /v1/jobs` takes: `{"operation": {"NAME": {...}}}`. The answer is `202` with `job_id` and',
         "`sse_url`; the stream tells what happens, and `GET /v1/jobs/{job_id}` keeps the result. The queen takes",
-        "every operation and hands what belongs to a hive to that hive.",
+        "every operation and hands what belongs to a hive to that hive. What a hive serves is a command of `rbee-hive`",
+        "too. Jobs of one lane share a limit: beyond it they wait.",
         "",
-        "| operation | command | served by | what it does |",
-        "| --- | --- | --- | --- |",
+        "| operation | command | served by | lane, jobs at once | what it does |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name, about in schema["x-operations"].items():
         served = ", ".join(about["served_by"])
-        lines.append(f"| [{name}](#{name.lower()}) | `rbee {about['command']}` | {served} | {summaries[name]} |")
+        lane = f"{about['lane']}, {defaults.LANES.get(about['lane'], defaults.LANE)}"
+        link = f"[{name}](#{name.lower()})"
+        lines.append(f"| {link} | `rbee {about['command']}` | {served} | {lane} | {summaries[name]} |")
     for name, about in schema["x-operations"].items():
         lines += ["", f"## {name}", "", summaries[name], ""]
         for role in ("request", "response"):

@@ -37,6 +37,7 @@ def _operations() -> dict[str, Any]:
             "response": made.of(kind.response),
             "served_by": list(kind.served_by),
             "command": f"{kind.family} {kind.command}".strip(),
+            "lane": kind.lane,
         }
     return {
         "$schema": DIALECT,

@@ -21,6 +21,7 @@ from rbee.contracts import codec
 from rbee.contracts.configs import QueenConfig
 from rbee.core.slug import slug
 from rbee.daemons.app import free_port
+from rbee.fleet.remote import install
 from tests.support.files_server import file_server
 from tests.support.hive_tool import ARGV, HiveMachine, Typed, wait
 from tests.support.workers import ROOT, alive
@@ -230,6 +231,17 @@ def test_a_hives_machine_needs_no_library_of_the_controller(machine: HiveMachine
         [sys.executable, "-c", code, "models"], env=machine.env, cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert "bee-tiny" in done.stdout
+
+
+def test_the_script_in_a_release_is_the_tool(machine: HiveMachine) -> None:
+    script = machine.root / "a release's" / "rbee-hive"
+    script.parent.mkdir()
+    install.tool(script, Path(sys.executable))
+    env = machine.env | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [script, "models", "-o", "json"], env=env, cwd="/", capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])) == (0, {"models": []}), done.stderr
 
 
 def test_help_tells_the_daemon_and_every_family(machine: HiveMachine) -> None:

@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -134,6 +135,8 @@ def build(asked: dict[str, Any], place: Path) -> None:
     site = place / "lib" / own.name / "site-packages"
     for wheel in asked["wheels"]:
         unpack(store / f"{wheel['sha256']}.whl", wheel["name"], site)
+    if (site / "rbee" / "cli" / "daemons.py").is_file():
+        tool(place / "bin" / "rbee-hive", final / "bin" / "python")
     compileall.compile_dir(
         site, maxlevels=50, quiet=2, stripdir=str(place), prependdir=str(final), workers=1, force=True
     )
@@ -141,6 +144,13 @@ def build(asked: dict[str, Any], place: Path) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     values = {"{path}": str(final), "{python}": str(final / "bin" / "python"), "{size}": size, "{now}": now}
     (place / "metadata.json").write_text(json.dumps(fill(asked["metadata"], values), indent=2) + "\n")
+
+
+def tool(script: Path, python: Path) -> None:
+    """What a person on that machine types to ask its hive. By a shell: a path may be too long for `#!`, or hold a
+    space."""
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(python))} -m rbee.cli.daemons hive "$@"\n')
+    script.chmod(0o755)
 
 
 def fill(value: Any, values: dict[str, Any]) -> Any:
