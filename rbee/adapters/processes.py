@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from rbee.adapters.trees import trees
+
 #: Seconds between the two looks that a share of CPU needs.
 WINDOW = 0.2
 
@@ -108,18 +110,7 @@ def _cpu(process: psutil.Process) -> float | None:
 
 def owners(roots: Mapping[int, str]) -> dict[int, str]:
     """Every process in the tree of one of `roots` (pid to owner), with that owner; one pass over the process table."""
-    if not roots:
-        return {}
-    parents = {p.pid: p.info["ppid"] for p in psutil.process_iter(["ppid"])}
-    found: dict[int, str] = {}
-    for pid in parents:
-        root, steps = pid, 0
-        # A table that changes while it is read may show a ring.
-        while root not in roots and parents.get(root) not in (None, root) and steps < len(parents):
-            root, steps = parents[root], steps + 1
-        if root in roots:
-            found[pid] = roots[root]
-    return found
+    return {pid: roots[root] for root, tree in trees(roots.keys()).items() for pid in tree.pids}
 
 
 def names(pids: Collection[int]) -> dict[int, str]:
