@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 
@@ -31,8 +33,9 @@ from rbee.core.errors import InvalidRequest, RbeeError
 from rbee.core.records import ModelFile, ModelRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
-from rbee.daemons.hive.preload import files_of
+from rbee.daemons.hive.preload import Preloader, files_of
 from tests.support.hive import MARK, HiveClient, client, free_range, install_engine, machine, settings, until
+from tests.support.hive_process import hive_process, place, ready
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' page cache")
@@ -257,6 +260,53 @@ async def test_a_deleted_model_and_a_stopped_hive_hold_nothing(started: Started,
         await until(lambda: not keepers("a"))
         assert (await stats(hive)).cached_models == ("b",)
     assert not keepers("b")
+
+
+async def test_a_killed_hive_takes_its_keepers_along_and_tells_the_job_as_interrupted(tmp_path: Path) -> None:
+    add(place(tmp_path), "a", 512 * MB, sparse=True)
+    with hive_process(tmp_path) as first:
+        async with client(first.url) as hive:
+            await ready(hive)
+            job = await hive.submit(ModelPreload(model_id="a"))
+            reader = None
+            with contextlib.suppress(aiohttp.ClientError):
+                async for event in hive.events(job):
+                    if event.get("event") == "model_preload_progress":
+                        (reader,) = first.process.children()
+                        os.kill(reader.pid, signal.SIGSTOP)  # it can't be finished before the hive is killed
+                        first.process.kill()
+            assert reader is not None
+    reader.send_signal(signal.SIGCONT)
+    assert psutil.wait_procs([reader], timeout=20)[1] == []
+    with hive_process(tmp_path) as second:
+        async with client(second.url) as hive:
+            await ready(hive)
+            async with hive.session.get(f"{hive.url}/v1/jobs/{job}") as answer:
+                said = await answer.json()
+            assert (said["state"], said["error"]["code"]) == ("failed", "interrupted")
+            told = [e async for e in hive.events(job)]
+            assert told[0]["event"] == "model_preload_start", "what it told before is told again"
+            assert told[-1]["code"] == "interrupted"
+            assert (await load(hive, "a")).resident_bytes == 512 * MB
+
+
+async def test_locked_memory_is_there_for_a_worker_of_that_model(paths: Paths) -> None:
+    add(paths, "a", 8 * MB)
+    add(paths, "b", 4 * MB)
+    catalog = ModelCatalog(paths.models)
+    used: set[str] = set()
+    preloader = Preloader(used.__contains__)
+    try:
+        for record in catalog.list():
+            held = await preloader.load(record, lambda done, size: None, lambda other: None)
+            if not held.locked:
+                pytest.skip("this user may lock no memory")
+        assert [preloader.locked_bytes(m) for m in "abc"] == [8 * MB, 4 * MB, 0]
+        used.add("a")
+        assert [preloader.locked_bytes(m) for m in "abc"] == [8 * MB, 12 * MB, 8 * MB]
+    finally:
+        await preloader.stop()
+    assert preloader.locked_bytes("a") == 0
 
 
 @pytest.mark.engine

@@ -111,7 +111,9 @@ class Hive:
         planner = Planner(
             self.config, self._token_file, self.models, self.binaries, self.devices, self.heartbeat, memory
         )
-        return Spawner(planner, self.supervisor, self.models, memory)
+        spawner = Spawner(planner, self.supervisor, self.models, memory)
+        spawner.locked = self.preloader.locked_bytes
+        return spawner
 
     async def start(self, *, revive: bool = True, doing: str = "") -> None:
         """Take the machine's hive lock and adopt what runs. Raises Conflict when another hive of these paths runs.

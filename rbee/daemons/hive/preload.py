@@ -93,9 +93,10 @@ class Preloader:
         return (available + sum(h.size for h in self._held.values() if h.locked)) // 2
 
     def locked_bytes(self, model_id: str) -> int:
-        """Of a model whose pages stay: a worker of it needs no memory for them, though they do not look available."""
-        held = self._held.get(model_id)
-        return held.size if held is not None and held.locked else 0
+        """Of this model and of those that workers have open: their pages stay, so a worker of it needs no memory for
+        them, though they do not look available."""
+        locked = [h for h in self._held.values() if h.locked]
+        return sum(h.size for h in locked if h.model_id == model_id or self._in_use(h.model_id))
 
     async def cached(self) -> dict[str, int]:
         """Bytes that are really in memory, of each preloaded model that is still there; by samples of large ones."""
