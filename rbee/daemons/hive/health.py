@@ -11,6 +11,8 @@ import aiohttp
 
 from rbee.contracts import codec, defaults
 
+#: Bytes of an answer, and characters of a reason: whoever has the port may say what it likes.
+_MOST, _MOST_SAID = 2**20, 2000
 SAID = frozenset({"starting", "ready", "busy", "stopping", "dead", "failed"})
 
 
@@ -28,7 +30,7 @@ async def ask(session: aiohttp.ClientSession, url: str) -> Health | None:
     try:
         timeout = aiohttp.ClientTimeout(total=defaults.HEARTBEAT_TIMEOUT)
         async with session.get(f"{url}/health", timeout=timeout) as answer:
-            return parse(answer.status, await answer.read())
+            return parse(answer.status, await _body(answer))
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
         return None
 
@@ -52,7 +54,7 @@ async def report(session: aiohttp.ClientSession, url: str, pid: int, within: flo
     """What the worker of that pid tells of itself within so many seconds; else why not, for a person."""
     try:
         async with session.get(f"{url}/info", timeout=aiohttp.ClientTimeout(total=within)) as answer:
-            return read_report(answer.status, await answer.read(), pid)
+            return read_report(answer.status, await _body(answer), pid)
     except asyncio.TimeoutError:
         return f"It gave no answer within {within:g} seconds."
     except aiohttp.ClientConnectorError as e:
@@ -72,12 +74,12 @@ def read_report(status: int, body: bytes, pid: int) -> Report | str:
 
     def whole(name: str) -> int:
         value = found.get(name)
-        return value if isinstance(value, int) and value >= 0 else 0
+        return value if isinstance(value, int) and 0 <= value < 2**63 else 0
 
     said, speed, reason = found.get("status"), found.get("avg_tokens_per_sec"), found.get("reason")
     return Report(
         status=said if isinstance(said, str) and said in SAID else "unknown",
-        reason=str(reason) if reason else None,
+        reason=str(reason)[:_MOST_SAID] if reason else None,
         slots=whole("slots"),
         slots_busy=whole("slots_busy"),
         context_length=whole("context_length") or None,
@@ -88,12 +90,22 @@ def read_report(status: int, body: bytes, pid: int) -> Report | str:
     )
 
 
+async def _body(answer: aiohttp.ClientResponse) -> bytes:
+    """All of it, or so much that it cannot be a worker's."""
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > _MOST:
+            break
+    return bytes(body)
+
+
 async def is_pid(session: aiohttp.ClientSession, url: str, pid: int) -> bool:
     """Whether it is that very process which answers there, and not another that took the port first."""
     try:
         timeout = aiohttp.ClientTimeout(total=defaults.HEARTBEAT_TIMEOUT)
         async with session.get(f"{url}/info", timeout=timeout) as answer:
-            return bool(codec.decode(dict[str, Any], await answer.read()).get("pid") == pid)
+            return bool(codec.decode(dict[str, Any], await _body(answer)).get("pid") == pid)
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError, codec.CodecError):
         return False
 
@@ -113,5 +125,5 @@ def parse(status: int, body: bytes) -> Health:
     return Health(
         status=str(said) if said in SAID else "unknown",
         progress=float(progress) if isinstance(progress, (int, float)) else None,
-        reason=str(reason) if reason else None,
+        reason=str(reason)[:_MOST_SAID] if reason else None,
     )
