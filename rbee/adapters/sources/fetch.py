@@ -73,7 +73,7 @@ async def fetch(
     part: Path | None = None,
     tuning: Tuning | None = None,
 ) -> Fetched:
-    """Download `file.url` to `target` (renamed into place when whole and right).
+    """Download `file.url` to `target` (renamed into place when whole and right; not yet synced to the disk).
 
     `expected` is the SHA-256 it must have, else what the source says; its MD5 is checked where that is all the source
     says. `on_bytes(done, total)` is called as they come. What is there of an earlier try, in `part` (default: beside

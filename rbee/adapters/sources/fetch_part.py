@@ -194,9 +194,7 @@ class Part:
         self.ranges = Ranges()
 
     def publish(self, target: Path) -> None:
-        """Whole and right: on the disk for good, under its name."""
-        self.open()
-        os.fsync(self._fd)
+        """Whole and right: under its name."""
         self.close()
         self.path.replace(target)
         self.note.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ are whole and right: until then a model that was there before stays as it is.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ class DownloadFolder:
         names = [f.name for f in record.files] or [Path(record.path).name]
         for name in names:
             with contextlib.suppress(FileNotFoundError):
+                _sync(self.stage / name)
                 (self.stage / name).replace(self.path / name)
         put(record)
         self.sweep(names)
@@ -117,6 +119,15 @@ class DownloadFolder:
             return list(folder.iterdir())
         except OSError:
             return []
+
+
+def _sync(path: Path) -> None:
+    """On the disk for good: a model that is told as available is so after a power cut too."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def find_unfinished(root: Path) -> list[tuple[DownloadFolder, Unfinished]]:
