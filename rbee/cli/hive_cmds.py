@@ -33,26 +33,25 @@ def _families() -> dict[str, None]:
     return dict.fromkeys(k.family for k in OPERATIONS.values() if "hive" in k.served_by and k.family != "hive")
 
 
+class _Plural(click.Group):
+    """A family under its plural name: it lists when no command is said."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        first = args[0] if args else ""
+        if not first or (first.startswith("-") and first not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 def family(name: str, *, plural: str | None = None) -> click.Group:
-    """A family's commands; under its plural name it lists when nothing is said."""
+    """A family's commands."""
     made = {k.command: command(k, SITE) for k in OPERATIONS.values() if k.family == name and "hive" in k.served_by}
     for alias, of in ALIASES.get(name, {}).items():
-        if of in made:
-            made[alias] = copy.copy(made[of])
-            made[alias].name, made[alias].help = alias, f"The same as `{of}`."
+        made[alias] = copy.copy(made[of])
+        made[alias].name, made[alias].help = alias, f"The same as `{of}`."
     words = HELP[name].replace("what the queen knows, and processes on a hive", "processes of this machine")
-    group = click.Group(plural or name, help=words.replace(" a hive's", " this machine's"), commands=made)
-    listing = made.get("list")
-    if plural is not None and listing is not None:
-
-        @click.pass_context
-        def alone(ctx: click.Context) -> None:
-            if ctx.invoked_subcommand is None:
-                with listing.make_context("list", [], parent=ctx) as inner:
-                    listing.invoke(inner)
-
-        group.invoke_without_command, group.no_args_is_help, group.callback = True, False, alone
-    return group
+    kind = _Plural if plural else click.Group
+    return kind(plural or name, help=words.replace(" a hive's", " this machine's"), commands=made)
 
 
 class _Commands(click.Group):

@@ -248,6 +248,7 @@ def test_help_tells_the_daemon_and_every_family(machine: HiveMachine) -> None:
     told = machine.type("--help").out
     for word in ("run", "status", "worker", "model", "device", "download", "preload", "system", "binary"):
         assert f"\n  {word} " in told
+    assert "\n  list " in machine.type("models", "-h").out
     assert "--config" in machine.type("run", "--help").out
     assert "--hive " not in machine.type("model", "list", "--help").out
     nothing = machine.type("nothing")
