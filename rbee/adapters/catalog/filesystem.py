@@ -49,7 +49,7 @@ class FilesystemCatalog(Generic[E]):
 
     def entries(self) -> list[E]:
         """All entries, in the order of their folder names. Raises OSError when the root cannot be read."""
-        return self._reading.all(scan(self.root))
+        return self._reading.all()
 
     def get(self, artifact_id: str, *, raw: bool = False) -> E | None:
         """The entry of an id, looked at closely; None when there is none. `raw`: as it is written, not `checked`."""
@@ -108,7 +108,7 @@ class FilesystemCatalog(Generic[E]):
         name = slug(artifact_id)
         if name == artifact_id or os.path.lexists(self.root / name):
             return name
-        return next((f.name for f in scan(self.root) if shown(f.name) == artifact_id), name)
+        return next((n for n in scan(self.root).names if shown(n) == artifact_id), name)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

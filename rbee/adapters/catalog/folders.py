@@ -4,33 +4,35 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 
-class Folder(NamedTuple):
-    """`name` may hold bytes that are no UTF-8, as the system calls take them."""
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Their names, in order, as the system calls take them (they may hold bytes that are no UTF-8); which of them
+    are links, that may lead nowhere."""
 
-    name: str
-    is_link: bool
+    names: tuple[str, ...] = ()
+    links: frozenset[str] = frozenset()
 
 
-def scan(root: Path) -> list[Folder]:
-    """The folders of `root`, links too (also such as lead nowhere), by name; hidden ones are no entries."""
-    found: list[Folder] = []
+def scan(root: Path) -> Folders:
+    """The folders of `root` and its links; hidden ones are no entries. Raises OSError when it cannot be read."""
+    names: list[str] = []
+    links: set[str] = set()
     try:
         with os.scandir(root) as entries:
             for entry in entries:
-                if entry.name[0] == ".":
-                    continue
-                if entry.is_symlink():
-                    found.append(Folder(entry.name, True))
-                elif entry.is_dir(follow_symlinks=False):
-                    found.append(Folder(entry.name, False))
+                if entry.is_dir(follow_symlinks=False):
+                    names.append(entry.name)
+                elif entry.is_symlink():
+                    names.append(entry.name)
+                    links.add(entry.name)
     except FileNotFoundError:
-        return []
-    found.sort()
-    return found
+        return Folders()
+    names.sort()
+    return Folders(tuple(n for n in names if n[0] != "."), frozenset(links))
 
 
 def shown(name: str) -> str:

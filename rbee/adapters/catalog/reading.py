@@ -2,9 +2,9 @@
 """Entries of a catalog as they are on the disk now, each read again only when it may have changed.
 
 A folder's times change when something in it is made, replaced or removed, so one look at each folder is enough to
-know that its metadata and files are those of last time. It is not enough for what is written in place (a file cut
-short by hand): such things are found by looking closely at a part of the folders on every listing, at all of them in
-a catalog of up to `_CLOSELY`, and at one asked for by its id.
+know that its metadata and files are those of last time, and one at the root that the folders are. It is not enough
+for what is written in place (a file cut short by hand): such things are found by looking closely at a part of the
+folders on every listing, at all of them in a catalog of up to `_CLOSELY`, and at one asked for by its id.
 
 Paths are plain strings in here: a catalog may have ten thousand entries, and `Path` costs more than the system call.
 """
@@ -14,19 +14,19 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from rbee.adapters.catalog.folders import Folder, shown
+from rbee.adapters.catalog.folders import Folders, scan, shown
 from rbee.contracts import codec
 
 E = TypeVar("E")
 METADATA: Final = "metadata.json"
 #: More than any record has.
 _MOST: Final = 16 * 2**20
-#: So many folders, or a sixteenth of all, are looked at closely in one listing.
+#: So many folders, or a thirty-second of all, are looked at closely in one listing.
 _CLOSELY: Final = 256
 #: A folder that was changed less than this before it was read may change again without its times telling so.
 _RECENT: Final = 2 * 10**9
@@ -63,34 +63,49 @@ class Reading(Generic[E]):
         self._checked = checked
         self._seen: dict[str, _Seen[E]] = {}
         self._turn = 0
+        self._listed: tuple[_Stamp, Folders] | None = None
 
     def forget(self, name: str) -> None:
         self._seen.pop(name, None)
 
-    def all(self, folders: Sequence[Folder]) -> list[E]:
-        """The entries in these folders, which are all there are."""
-        for gone in self._seen.keys() - {f.name for f in folders}:
-            self.forget(gone)
-        count = len(folders)
-        window = max(_CLOSELY, count // 16)
+    def all(self) -> list[E]:
+        """The entries of all folders, by their names. Raises OSError when the root cannot be read."""
+        folders = self._folders()
+        count = len(folders.names)
+        window = max(_CLOSELY, count // 32)
         begin = self._turn % count if count > window else 0
         self._turn = begin + window
-        return [
-            entry
-            for number, folder in enumerate(folders)
-            if (entry := self._next(folder, closely=(number - begin) % count < window)) is not None
-        ]
-
-    def _next(self, folder: Folder, *, closely: bool) -> E | None:
-        if not closely:
-            known = self._seen.get(folder.name)
-            if known is not None and known.folder is not None:
+        found: list[E] = []
+        seen, root, look = self._seen, f"{self._root}/", os.stat
+        for number, name in enumerate(folders.names):
+            known = seen.get(name)
+            if known is not None and known.folder is not None and (number - begin) % count >= window:
                 try:
-                    if _stamp(os.stat(f"{self._root}/{folder.name}")) == known.folder:  # noqa: PTH116
-                        return known.entry
+                    same = _stamp(look(root + name)) == known.folder
                 except OSError:
-                    pass
-        return self.one(folder.name, link=folder.is_link)
+                    same = False
+                if same:
+                    found.append(known.entry)
+                    continue
+            entry = self.one(name, link=name in folders.links)
+            if entry is not None:
+                found.append(entry)
+        return found
+
+    def _folders(self) -> Folders:
+        """As of last time when the root's own times say that none came or went."""
+        now = time.time_ns()
+        try:
+            stamp = _stamp(os.stat(self._root))  # noqa: PTH116
+        except FileNotFoundError:
+            return Folders()
+        if self._listed is not None and self._listed[0] == stamp:
+            return self._listed[1]
+        folders = scan(self._root)
+        self._listed = (stamp, folders) if max(stamp[:2]) < now - _RECENT else None
+        for gone in self._seen.keys() - set(folders.names):
+            self.forget(gone)
+        return folders
 
     def one(self, name: str, *, link: bool = True, raw: bool = False) -> E | None:
         """The entry in one folder, looked at closely; None when there is none. `link`: it may be one. `raw`: as its
