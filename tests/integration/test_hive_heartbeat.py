@@ -4,22 +4,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import web
 
 from rbee.adapters.paths import Paths
 from rbee.adapters.secrets import Token
-from rbee.contracts import codec, defaults
 from rbee.contracts.configs import config_digest
-from rbee.contracts.heartbeat import HiveHeartbeat, MonitorData
+from rbee.contracts.heartbeat import MonitorData
 from rbee.contracts.openapi import ENDPOINTS
 from rbee.contracts.operations.models import ModelDelete, ModelDownload
 from rbee.core.errors import RbeeError
@@ -27,61 +21,16 @@ from rbee.daemons.app import free_port
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.heartbeat import Heartbeat
 from rbee.daemons.hive.ports import reachable_host
-from tests.support.amd_machine import AmdMachine
-from tests.support.files_server import serving
+from tests.support.beats import FakeQueen, running, taking
 from tests.support.hive import HiveClient, client, free_range, machine, settings, until
 
 SECRET = "a-token-of-the-fleet"
 
 
-@dataclass
-class FakeQueen:
-    """Takes heartbeats, or refuses them with `status`."""
-
-    url: str = ""
-    status: int = 200
-    beats: list[HiveHeartbeat] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    strangers: int = 0
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-
-    async def beat(self, request: web.Request) -> web.StreamResponse:
-        self.headers.append(dict(request.headers))
-        if 300 <= self.status < 400:
-            return web.Response(status=self.status, headers={"Location": f"{self.url}/elsewhere"})
-        self.bodies.append(json.loads(await request.read()))
-        if self.status == 200:
-            self.beats.append(codec.decode(HiveHeartbeat, await request.read()))
-        return web.Response(status=self.status)
-
-    async def strange(self, request: web.Request) -> web.StreamResponse:
-        self.strangers += 1
-        return web.Response()
-
-    @property
-    def changes(self) -> list[tuple[str, str]]:
-        return [(m.action, m.model_id) for b in self.beats if b.capability_changes for m in b.capability_changes.models]
-
-
 @pytest.fixture
 async def queen() -> AsyncIterator[FakeQueen]:
-    made = FakeQueen()
-    app = web.Application()
-    app.router.add_post("/v1/hive-heartbeat", made.beat)
-    app.router.add_post("/elsewhere", made.strange)
-    async with serving(app) as url:
-        made.url = url
+    async with taking() as made:
         yield made
-
-
-@asynccontextmanager
-async def running(paths: Paths, token: Token | None = None, **changes: object) -> AsyncIterator[HiveDaemon]:
-    daemon = HiveDaemon(settings(free_range(), **changes), paths, token)
-    await daemon.start()
-    try:
-        yield daemon
-    finally:
-        await daemon.stop()
 
 
 @pytest.fixture
@@ -127,79 +76,6 @@ async def test_changes_wait_for_a_queen_that_is_down(paths: Paths, queen: FakeQu
         await until(lambda: len(queen.headers) >= 2)
         queen.status = 200
         await until(lambda: queen.changes == [("added", "bee-tiny")])
-
-
-async def test_a_heartbeat_says_what_it_should(paths: Paths, queen: FakeQueen) -> None:
-    async with running(paths) as daemon, client(daemon.url) as hive:
-        await hive.capabilities(queen_url=queen.url)
-        await until(lambda: queen.bodies)
-        body = queen.bodies[0]
-        assert set(body) == {"hive_id", "timestamp", "monitor_data", "capability_changes"}
-        assert (body["hive_id"], body["capability_changes"]) == ("h1", None)
-        said = {"cpu_usage_percent", "ram_used_gb", "ram_total_gb", "uptime_seconds", "devices"}
-        assert set(body["monitor_data"]) == said
-        await hive.run(ModelDownload(model="builtin:bee-tiny"))
-        await until(lambda: queen.bodies[-1]["capability_changes"])
-        (added,) = queen.bodies[-1]["capability_changes"]["models"]
-        assert (added["action"], added["model_id"]) == ("added", "bee-tiny")
-        assert added["size_gb"] > 0
-
-
-async def test_a_heartbeat_has_the_devices_and_their_heat(tmp_path: Path, queen: FakeQueen) -> None:
-    amd = AmdMachine(tmp_path)
-    with amd.daemon():
-        async with client(f"http://{amd.config.listen}") as hive:
-            await hive.capabilities(queen_url=queen.url)
-            await until(lambda: queen.bodies)
-    devices = [d for d in queen.bodies[0]["monitor_data"]["devices"] if d["device_id"].startswith("rocm")]
-    assert devices == [
-        {"device_id": "rocm:0", "vram_used_gb": 14.23, "vram_total_gb": 15.98, "temperature_celsius": 54.0},
-        {"device_id": "rocm:1", "vram_used_gb": 40.12, "vram_total_gb": 96.5, "temperature_celsius": 29.0},
-    ]
-
-
-async def test_a_queen_that_asks_again_is_not_waited_for(paths: Paths, queen: FakeQueen) -> None:
-    """However long the pause has become that a queen who takes nothing has earned."""
-    async with running(paths) as daemon, client(daemon.url) as hive:
-        heartbeat = daemon.hive.heartbeat
-        queen.status = 503
-        await hive.capabilities(queen_url=queen.url)
-        await until(lambda: heartbeat.failures)
-        task, since = heartbeat._task, heartbeat.failing_since
-        assert since is not None
-        heartbeat.failures = 30  # as after hours
-        await until(lambda: heartbeat.failures > 30)
-        queen.status = 200
-        await hive.capabilities(queen_url=queen.url)
-        await until(lambda: queen.beats, defaults.BACKOFF_MAX * 0.8)
-        await until(lambda: heartbeat.failing_since is None)
-        assert heartbeat._task is task
-
-
-async def test_a_queen_who_shows_the_token_later_is_shown_it_too(paths: Paths, queen: FakeQueen) -> None:
-    heartbeat = Heartbeat("h1", 30, paths.state / "hive.queen.json", {"Authorization": "Bearer x"}, looked)
-    await heartbeat.discovered(queen.url, False)
-    await until(lambda: queen.headers)
-    assert "Authorization" not in queen.headers[0]
-    await heartbeat.discovered(queen.url, True)
-    await until(lambda: len(queen.headers) > 1)
-    assert queen.headers[-1]["Authorization"] == "Bearer x"
-    await heartbeat.discovered(queen.url, False)
-    assert heartbeat.trusted, "who knows less takes nothing away"
-    assert len([t for t in asyncio.all_tasks() if t.get_name() == "hive-heartbeat"]) == 1
-    await heartbeat.stop()
-
-
-async def test_a_heartbeat_goes_nowhere_else(paths: Paths, queen: FakeQueen) -> None:
-    queen.status = 307
-    async with running(paths) as daemon, client(daemon.url) as hive:
-        await hive.capabilities(queen_url=queen.url)
-        await until(lambda: daemon.hive.heartbeat.failures)
-        assert queen.strangers == 0
-
-
-async def looked() -> MonitorData:
-    return MonitorData(cpu_usage_percent=1.0, ram_used_gb=1.0, ram_total_gb=2.0, uptime_seconds=1)
 
 
 async def test_a_restarted_hive_goes_on_by_itself(paths: Paths, queen: FakeQueen) -> None:
