@@ -41,7 +41,7 @@ class _Large:
 
 
 class SqliteJobStore:
-    """The store of one daemon (`queen.db`, `hive.db`); `rbee.daemons.jobs.JobStore` says what each method does."""
+    """The store of one daemon (`queen.db`, `hive.db`); `rbee.daemons.job_store.JobStore` says what each method does."""
 
     def __init__(
         self,
