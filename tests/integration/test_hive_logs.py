@@ -157,6 +157,24 @@ async def test_what_cannot_be_read(hive: HiveClient, asked: dict[str, str], code
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("what", ["pipe", "link", "folder"])
+async def test_what_is_no_log_is_told_and_nobody_waits_for_it(
+    hive: HiveClient, log: Path, what: str, follow: bool
+) -> None:
+    await hive.run(SPAWN)
+    log.unlink()
+    if what == "pipe":
+        os.mkfifo(log)
+    elif what == "link":
+        log.symlink_to("/etc/hostname")
+    else:
+        log.mkdir()
+    with pytest.raises(RbeeError, match="cannot be read") as refused:
+        await hive.run(WorkerLogs(worker_id="w1", follow=follow))
+    assert refused.value.code == "log_unreadable"
+
+
 @pytest.mark.parametrize("tail", [-1, 10_001])
 async def test_a_tail_out_of_bounds_is_no_job(hive: HiveClient, tail: int) -> None:
     body = {"operation": {"WorkerLogs": {"worker_id": "w1", "tail": tail}}}

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +20,8 @@ from rbee.daemons.hive.remembered import Remembered
 from rbee.daemons.hive.spawn_plan import Plan, Planner, case_of, files_of
 from rbee.daemons.hive.supervisor import Order, Supervisor
 from rbee.daemons.hive.waking import as_before
+
+log = logging.getLogger(__name__)
 
 #: Between two `worker_spawn_health_check` events.
 TELL_EVERY = 2.0
@@ -45,6 +49,8 @@ class Spawner:
         self._supervisor = supervisor
         self._models = models
         self._memory = memory
+        #: Bytes that do not look available and that a worker of a model needs no memory for.
+        self.locked: Callable[[str], int] = lambda model: 0
 
     async def begin(self, tell: Teller, request: WorkerSpawn) -> Begun:
         """Check the request and start its worker. Raises RbeeError, which was told; then nothing was started."""
@@ -68,18 +74,17 @@ class Spawner:
         worker = begun.worker
         try:
             await self._until_settled(tell, worker)
+            await self._check_settled(worker)
+            await asyncio.to_thread(self._models.touch, worker.config.model, system.now())
+            if begun.started:
+                await self._measured(tell, worker)
         except asyncio.CancelledError:
             if begun.started:
                 await self.undo(worker)
             raise
-        try:
-            await self._check_settled(worker)
         except RbeeError as e:
             tell.narrate("worker_spawn_error", e.message, "error", worker_id=worker.id, code=e.code)
             raise
-        await asyncio.to_thread(self._models.touch, worker.config.model, system.now())
-        if begun.started:
-            await self._measured(tell, worker)
         state = worker.state
         tell.narrate(
             "worker_spawn_complete",
@@ -99,7 +104,17 @@ class Spawner:
             await asyncio.shield(self._supervisor.end(worker, lambda step: None))
 
     async def remember(self, worker: Managed) -> int | None:
-        """Measure what a worker holds, for those after it. Bytes; None when it is not known well enough."""
+        """Measure what a worker holds, for those after it. Bytes; None when it is not known well enough.
+
+        Never raises: to measure is no reason to fail.
+        """
+        try:
+            return await self._remember(worker)
+        except Exception:
+            log.exception("what worker %s holds cannot be measured", worker.id)
+            return None
+
+    async def _remember(self, worker: Managed) -> int | None:
         if not worker.state.was_ready or not worker.runs:
             return None
         await self._supervisor.measure()
@@ -135,7 +150,8 @@ class Spawner:
         # same id; another job may have been quicker until now.
         if (worker := self._running_as_asked(request)) is not None:
             return Begun(worker, False)
-        free = plan.memory - self._supervisor.spoken_for(plan.device.id, sizes)
+        there = plan.memory + self.locked(plan.model.id)
+        free = there - self._supervisor.spoken_for(plan.device.id, sizes)
         self._check_memory(tell, request, plan, free)
         try:
             order = Order(config=plan.config, needs=plan.needs, port=request.port, mark=request.mark)

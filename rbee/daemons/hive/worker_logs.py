@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import stat
 import threading
 from dataclasses import dataclass
 from datetime import datetime
@@ -119,7 +121,7 @@ class LogReader:
     def _opened(self) -> bool:
         if self._fd is None and not self._closed:
             with contextlib.suppress(FileNotFoundError):
-                self._fd = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self._fd = _open(self._log)
         return self._fd is not None
 
     def _passed(self, data: bytes, at: int) -> None:
@@ -140,7 +142,7 @@ class LogReader:
         at, mark = self._at, self._mark
         self._at, self._mark = 0, b""
         try:
-            fd = os.open(older_log(self._log), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = _open(older_log(self._log))
         except OSError:
             return b"", -1
         try:
@@ -165,6 +167,15 @@ class LogReader:
             self._fd, self._at, self._mark, self._stamp = None, 0, b"", (-1, -1)
 
 
+def _open(path: Path) -> int:
+    """For reading, never waiting. Raises OSError, also for what is no plain file: that is not a log."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "It is no plain file", str(path))
+    return fd
+
+
 def _end_of(fd: int, size: int, count: int, limit: int) -> bytes:
     """The end of a file, from the beginning of a line: of its last `count` lines, or as much as `limit` allows."""
     blocks: list[bytes] = []
@@ -187,7 +198,7 @@ def _from_a_line(data: bytes) -> bytes:
 
 def _end_of_file(path: Path, count: int, limit: int) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = _open(path)
     except OSError:
         return b""
     try:

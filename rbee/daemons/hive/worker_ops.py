@@ -12,7 +12,7 @@ from typing import Final
 from rbee.adapters import process
 from rbee.contracts.narration import Level
 from rbee.contracts.operations import workers as ops
-from rbee.core.errors import InvalidRequest, NotFound
+from rbee.core.errors import InvalidRequest, NotFound, RbeeError
 from rbee.core.logs_window import Line, since_of
 from rbee.core.problems import did_you_mean
 from rbee.daemons.hive.managed import Managed
@@ -128,6 +128,8 @@ class WorkerOps:
             count = await _tell_lines(ctx, worker.id, last)
             if request.follow:
                 count += await self._follow(ctx, worker, reader)
+        except OSError as e:
+            raise RbeeError(f"The log of worker {worker.id} cannot be read: {e}.", code="log_unreadable") from None
         finally:
             await asyncio.shield(asyncio.to_thread(reader.close))
         return ops.WorkerLogsResponse(worker_id=worker.id, lines=count)
