@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from rbee.contracts.configs import KnownHive, KnownModel, QueenConfig
+from rbee.contracts.configs import KnownHive, KnownModel, QueenConfig, boot_digest
 from rbee.core.actual import HiveActual, Unknown
+from rbee.core.sources import SourceProvider
 from rbee.core.spec import HiveSpec, ModelSpec, QueenSpec, Spec, Ssh
 from rbee.fleet import settings
 
@@ -103,6 +104,18 @@ def test_a_hives_settings() -> None:
     found = settings.hive_config(spec(hive), hive, REMOTE, token_file="/t", release="r")
     assert (found.hive_id, found.fleet, found.token_file, found.release) == ("box", "home", "/t", "r")
     assert found.worker_ports == (9400, 9410)
+
+
+def test_every_hive_is_told_of_the_fleets_own_sources() -> None:
+    own = SourceProvider(kind="source", name="corp", title="C", summary="", protocol="huggingface", prefixes=("corp:",))
+    found = settings.hive_config(spec(), BOX, REMOTE, token_file="/t", release="r", sources=(own,))
+    assert found.sources == (own,)
+    here = spec(HERE)
+    queen = settings.queen_config(here, {HERE.name: LOCAL}, None, token_file="/t", release="r", sources=(own,))
+    assert queen.local_hive is not None
+    assert queen.local_hive.sources == (own,)
+    without = settings.queen_config(here, {HERE.name: LOCAL}, None, token_file="/t", release="r")
+    assert boot_digest(queen) != boot_digest(without)
 
 
 def test_a_queen_on_one_machine_listens_on_loopback_only() -> None:
