@@ -14,7 +14,7 @@ help:
 	@echo "make test       install what tests need, then run all of them (CI runs this)"
 	@echo "make test-fast  the unit tests: under a minute"
 	@echo "make lint       ruff, mypy, import contracts"
-	@echo "make bench      gateway, apply, hive and preload benchmarks"
+	@echo "make bench      gateway, apply, download, hive and preload benchmarks"
 	@echo "make lock       resolve and pin the dependencies again"
 
 $(VENV)/.python:
@@ -66,6 +66,7 @@ lab: packages $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.gateway
 	$(BIN)/python -m tests.bench.apply
+	$(BIN)/python -m tests.bench.download
 	$(BIN)/python -m tests.bench.hive
 	$(BIN)/python -m tests.bench.preload
 

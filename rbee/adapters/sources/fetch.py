@@ -18,6 +18,7 @@ from rbee.adapters.sources.fetch_http import Again, Useless, reason
 from rbee.adapters.sources.fetch_lane import Lane
 from rbee.adapters.sources.fetch_part import Digest, Origin, Part
 from rbee.adapters.sources.fetch_ranges import Range
+from rbee.adapters.sources.fetch_tuning import Tuning
 from rbee.contracts import defaults
 from rbee.core.errors import RbeeError, Unreachable
 
@@ -29,32 +30,6 @@ TRIES = 6
 BUFFER = 2**17
 
 OnBytes = Callable[[int, "int | None"], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """What decides how a file is fetched; the defaults are for the world as it is."""
-
-    #: A connection that says nothing for so many seconds has stalled,
-    silence: float = 30.0
-    #: and one that brings fewer bytes a second over as long a time.
-    floor: float = 1024.0
-    #: Connections for one file, where its server allows ranges and it is as large as this,
-    connections: int = 4
-    parallel_from: int = 64 * 2**20
-    #: and the first connection is slower than this (bytes a second): a faster one is not what holds the download up.
-    fast: float = 400e6
-    #: The smallest range that a connection takes at a time.
-    block: int = 16 * 2**20
-    #: How often its speed is looked at.
-    probe: float = 1.0
-    backoff: float = defaults.BACKOFF_FIRST
-    #: Seconds between two notes of which ranges are here: what a kill may lose of a download by several connections.
-    note_every: float = 1.0
-
-    def block_of(self, total: int) -> int:
-        """Ranges in order and not too large, so that what is hashed is still in the page cache; not too many."""
-        return min(max(self.block, total // 256), max(self.block, 256 * 2**20))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,17 +74,12 @@ async def fetch(
 class Download:
     """One download; a single task uses it, its lanes are tasks of it."""
 
+    # fmt: off
     def __init__(
-        self,
-        file: SourceFile,
-        part: Path,
-        expected: str | None,
-        on_bytes: OnBytes,
-        tries: int,
-        tuning: Tuning,
-        session: aiohttp.ClientSession,
-        pool: ThreadPoolExecutor,
+        self, file: SourceFile, part: Path, expected: str | None, on_bytes: OnBytes, tries: int, tuning: Tuning,
+        session: aiohttp.ClientSession, pool: ThreadPoolExecutor,
     ) -> None:
+        # fmt: on
         assert file.url is not None
         self.url: str = file.url
         self.host = urlsplit(file.url).hostname or file.url
@@ -179,6 +149,8 @@ class Download:
             try:
                 await self._once()
                 break
+            except aiohttp.InvalidURL as e:
+                raise RbeeError(f"{self.host} cannot be asked: {e} is no address.", code="download_failed") from None
             except (aiohttp.ClientError, asyncio.TimeoutError, Again, ConnectionError) as e:
                 if isinstance(e, Useless):
                     await self.forget()
@@ -210,6 +182,8 @@ class Download:
 
     async def _once(self) -> None:
         """The first missing bytes, as long as the connection lasts; then the ranges that no other lane has taken."""
+        if self.gaps:
+            self._keep_noting()
         try:
             whole = await Lane(self).first()
             self._let_go()
@@ -240,7 +214,7 @@ class Download:
         # Noted before a byte is written behind a gap: from now on the file's length tells nothing.
         self.gaps = True
         await asyncio.to_thread(self.save_note)
-        self._noting = asyncio.create_task(self._note_now_and_then())
+        self._keep_noting()
         self._lanes = [asyncio.create_task(self._beside()) for _ in range(self.tuning.connections - 1)]
         return hold[1]
 
@@ -275,6 +249,10 @@ class Download:
             self._noted.set()
             await asyncio.wait({noting})
             self._noted.clear()
+
+    def _keep_noting(self) -> None:
+        if self._noting is None:
+            self._noting = asyncio.create_task(self._note_now_and_then())
 
     async def _note_now_and_then(self) -> None:
         """Until told that it is enough, and once more then."""

@@ -130,6 +130,9 @@ class Part:
     def take_up(self) -> None:
         """Continue an earlier try, if it was of the same file and the rest can be told to belong to it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A kill while a note was written.
+        for left in self.path.parent.glob(f".{self.note.name}.*"):
+            left.unlink(missing_ok=True)
         wanted = self.origin
         known = _read_note(self.note)
         same = known is not None and (

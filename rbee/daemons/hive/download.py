@@ -77,7 +77,8 @@ class Download:
     @property
     def bytes_here(self) -> int:
         """What is on the disk, or was when it stopped."""
-        return max(self.bringing.meter.done, self._here) if self.bringing is not None else self._here
+        meter = self.bringing.meter if self.bringing is not None else None
+        return meter.done if meter is not None and meter.started else self._here
 
     @property
     def result(self) -> asyncio.Future[ModelRecord]:

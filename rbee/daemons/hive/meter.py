@@ -24,6 +24,10 @@ class Meter:
     def done(self) -> int:
         return sum(list(self._files.values()))
 
+    @property
+    def started(self) -> bool:
+        return bool(self._samples)
+
     def set(self, name: str, done: int) -> None:
         """So many bytes of a file are here."""
         first = not self._samples

@@ -88,7 +88,8 @@ class DownloadFolder:
         """Throw away what was fetched, not the model that was there before. The state goes last."""
         shutil.rmtree(self.stage, ignore_errors=True)
         for path in self._in(self.path):
-            if path.name.endswith((".part", ".part.json")):
+            unfinished = path.name.endswith(".part") or ".part.json" in path.name
+            if unfinished or path.name.startswith(f".{STATE}."):
                 path.unlink(missing_ok=True)
         (self.path / STATE).unlink(missing_ok=True)
 
