@@ -64,3 +64,12 @@ def amd_card(root: Path, number: int, bdf: str, **files: str) -> Path:
     card.mkdir(parents=True)
     (card / "device").symlink_to(device)
     return device
+
+
+def descriptor(root: Path, pid: int, number: int, client: int, vram: str, to: str = "/dev/dri/renderD128") -> None:
+    """An open descriptor of a process on the card at 0000:03:00.0, which has `vram` of it."""
+    for folder in ("fd", "fdinfo"):
+        (root / "proc" / str(pid) / folder).mkdir(parents=True, exist_ok=True)
+    (root / "proc" / str(pid) / "fd" / str(number)).symlink_to(to)
+    text = f"drm-driver: amdgpu\ndrm-client-id: {client}\ndrm-pdev: 0000:03:00.0\ndrm-memory-vram: {vram}\n"
+    (root / "proc" / str(pid) / "fdinfo" / str(number)).write_text(text)
