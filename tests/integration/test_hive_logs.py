@@ -23,7 +23,8 @@ from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.files import LOG_LIMIT, WorkerFolder
 from tests.support.hive import HiveClient, client, free_range, install_engine, machine, settings, until
-from tests.support.workers import ROOT, llama_cpp
+from tests.support.spawning import bad_engine
+from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
 
@@ -53,16 +54,6 @@ async def hive(paths: Paths) -> AsyncIterator[HiveClient]:
         for worker in (await asked.capabilities()).workers:
             await asked.run(WorkerProcessDelete(worker_id=worker.worker_id))
     await daemon.stop()
-
-
-def engine(paths: Paths, how: str) -> WorkerSpawn:
-    """A worker of an engine that does not work."""
-    script = str(ROOT / "tests" / "support" / "bad_engine.py")
-    command = ("{python}", script, how, "{port}")
-    install_engine(
-        paths, dataclasses.replace(llama_cpp(), name=how, launcher=None, checks_api_key=False, command=command)
-    )
-    return dataclasses.replace(SPAWN, engine=how, options=WorkerOptions())
 
 
 def append(log: Path, *lines: str) -> None:
@@ -185,7 +176,7 @@ async def test_a_tail_out_of_bounds_is_no_job(hive: HiveClient, tail: int) -> No
 
 async def test_one_that_failed_can_still_be_read(hive: HiveClient, paths: Paths) -> None:
     with pytest.raises(RbeeError, match="on fire"):
-        await hive.run(engine(paths, "dies"))
+        await hive.run(dataclasses.replace(SPAWN, engine=bad_engine(paths, "dies"), options=WorkerOptions()))
     told = await hive.run(WorkerLogs(worker_id="w1"))
     assert any("the accelerator is on fire" in line for line in lines(told.events))
 
@@ -254,7 +245,7 @@ async def test_a_cancelled_follower_leaves_nothing_open(hive: HiveClient, log: P
 async def test_an_engine_that_writes_without_end_is_bounded_on_disk_and_followed(
     hive: HiveClient, paths: Paths, log: Path
 ) -> None:
-    await hive.run(engine(paths, "chatty"))
+    await hive.run(dataclasses.replace(SPAWN, engine=bad_engine(paths, "chatty"), options=WorkerOptions()))
     follower = await Follower.of(hive, tail=10)
     await follower.until("word")
     older = log.with_name("worker.log.1")
