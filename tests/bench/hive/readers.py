@@ -23,6 +23,7 @@ READERS = 50
 @dataclass(frozen=True, slots=True)
 class Round:
     seconds: float
+    cpu: float
     complete: int
     rss_before: float
     rss_peak: float
@@ -77,14 +78,15 @@ async def measure(stuck: int) -> Round:
             before = process.memory_info().rss / 1e6
             seen: list[float] = [before]
             watching = asyncio.create_task(_watch(process, seen))
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), sum(process.cpu_times()[:2])
             talker.send_signal(signal.SIGUSR1)
             ends = await asyncio.gather(*readers)
             seconds = time.perf_counter() - began
+            cpu = sum(process.cpu_times()[:2]) - cpu
             watching.cancel()
             for sock in held:
                 sock.close()
             talker.terminate()
             talker.wait(30)
     complete = sum(done and count >= EVENTS for count, done in ends)
-    return Round(seconds, complete, before, max(seen))
+    return Round(seconds, cpu, complete, before, max(seen))
