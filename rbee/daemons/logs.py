@@ -71,9 +71,22 @@ class Bounded(_ToStream):
             found = os.fstat(fd)
             if stat.S_ISREG(found.st_mode) and found.st_size > self._limit:
                 with contextlib.suppress(OSError):
-                    path = Path(f"/proc/self/fd/{fd}").readlink()
-                    shutil.copyfile(path, f"{path}.1")
+                    _keep(Path(f"/proc/self/fd/{fd}").readlink())
                 os.ftruncate(fd, 0)
+
+
+def _keep(log: Path) -> None:
+    """Copy a log to its `.1`, for nobody else's eyes either; readers see the former one or all of this."""
+    older, copy = log.with_name(f"{log.name}.1"), log.with_name(f".{log.name}.1")
+    try:
+        with (
+            log.open("rb") as source,
+            os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as to,
+        ):
+            shutil.copyfileobj(source, to, 2**20)
+        copy.replace(older)
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def configure(actor: str, *, secrets: Iterable[str] = (), level: str = "INFO") -> None:

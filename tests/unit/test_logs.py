@@ -22,6 +22,7 @@ def test_a_log_file_starts_anew_beyond_its_limit(tmp_path: Path) -> None:
             handler.emit(record(f"line {i:03} " + "x" * 40))
     kept = (tmp_path / "hive.log.1").read_text() + log.read_text()
     assert log.stat().st_size <= 1100 and (tmp_path / "hive.log.1").stat().st_size <= 1100
+    assert (tmp_path / "hive.log.1").stat().st_mode & 0o777 == 0o600
     assert kept.endswith("line 099 " + "x" * 40 + "\n")
     numbers = [int(line.split()[1]) for line in kept.splitlines()]
     assert numbers == list(range(numbers[0], 100)), "no hole, no torn line"

@@ -134,7 +134,7 @@ class WorkerFolder:
 
     def _keep_newest(self, f: io.FileIO) -> None:
         older = older_log(self.log)
-        copy = older.with_name(f".{older.name}")
+        copy = older.with_name(f".{older.name}.cut")  # not the name that the worker itself uses
         try:
             with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as to:
                 f.seek(max(0, f.seek(0, os.SEEK_END) - LOG_LIMIT - _SLACK))
