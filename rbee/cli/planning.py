@@ -86,7 +86,7 @@ def request_for(
         predict=predict_memory,
         addresses=own_addresses(),
         pinned=read_pins(lock_path(source), loaded.spec.models),
-        files=_file_digests(loaded.spec, Digests(paths.cache)),
+        files=file_digests(loaded.spec, Digests(paths.cache)),
         warnings=loaded.warnings,
         destroy=destroy,
         keep_models=keep_models,
@@ -95,7 +95,7 @@ def request_for(
     return request, home, loaded.providers
 
 
-def _file_digests(spec: Spec, digests: Digests) -> dict[str, str]:
+def file_digests(spec: Spec, digests: Digests) -> dict[str, str]:
     """Digests of the local files that models come from: a file that was changed is another model.
 
     Reads each file once and again only when its size or time changed. Raises RbeeError `unreadable_model`.

@@ -60,14 +60,20 @@ def _file(scene: Scene, path: Path, source: str) -> Iterator[Finding]:
     if kind == "missing":
         detail = f"{file} is looked for on this machine, from the folder of the file that names it."
         yield Finding(path=path, summary="There is no such model file.", detail=detail, mend="Check the path.")
-    elif kind == "directory" and model_format(source) == "gguf":
+        return
+    if kind == "directory" and model_format(source) == "gguf":
         mend = "Name the .gguf file in it; the folder of an MLC model has a name that ends in -MLC."
         yield Finding(path=path, summary="The model file is a directory.", detail=f"It is {file}.", mend=mend)
-    else:
-        missing = [p for p in shards(file) if scene.kind(p) == "missing"]
-        if missing:
-            summary = f"{len(missing)} of the {len(shards(file))} parts of the model are not there."
-            yield Finding(path=path, summary=summary, detail=f"The first is {missing[0]}.", mend="Bring all of them.")
+        return
+    try:
+        files = shards(file)
+    except InvalidRequest as e:
+        yield Finding(path=path, summary=e.message, mend=e.mend)
+        return
+    missing = [p for p in files if scene.kind(p) == "missing"]
+    if missing:
+        summary = f"{len(missing)} of the {len(files)} parts of the model are not there."
+        yield Finding(path=path, summary=summary, detail=f"The first is {missing[0]}.", mend="Bring all of them.")
 
 
 def _url(path: Path, model: ModelSpec) -> Iterator[Finding]:

@@ -79,8 +79,20 @@ def shards(path: str) -> tuple[str, ...]:
         return (path,)
     count = int(found["count"])
     if count > MAX_SHARDS:
-        raise InvalidRequest(f"{basename(path)!r} claims {count} parts; no model has more than {MAX_SHARDS}.")
-    return tuple(f"{found['stem']}-{i:05d}-of-{count:05d}{found['end']}" for i in range(1, count + 1))
+        raise InvalidRequest(
+            f"{basename(path)!r} claims {count} parts; no model has more than {MAX_SHARDS}.", mend="Check its name."
+        )
+    return tuple(_part(found, i) for i in range(1, count + 1))
+
+
+def head(path: str) -> str:
+    """The first of `shards`, which stands for them all."""
+    found = _SHARD.fullmatch(path)
+    return _part(found, 1) if found and 1 <= int(found["index"]) <= int(found["count"]) else path
+
+
+def _part(found: re.Match[str], index: int) -> str:
+    return f"{found['stem']}-{index:05d}-of-{found['count']}{found['end']}"
 
 
 def whole(path: str, present: Iterable[str], where: str) -> tuple[str, ...]:
@@ -103,7 +115,7 @@ def choose(paths: Sequence[str], wanted: str | None, where: str) -> tuple[str, .
     A split model counts once, and all its parts are given. Raises NotFound when there is none such (it says which
     there are), or parts of it are missing; InvalidRequest when several could be meant.
     """
-    models = list(dict.fromkeys(shards(p)[0] for p in paths if is_weights(p)))
+    models = list(dict.fromkeys(head(p) for p in paths if is_weights(p)))
     if not models:
         raise NotFound(f"{where} has no GGUF file.", mend="rbee runs GGUF models, and MLC models of their own folders.")
     labels = {m: quantization_of(m) for m in models}

@@ -94,7 +94,9 @@ async def test_spaces_and_slashes_are_quoted_in_urls(hub: Hub, source: Source) -
     assert hub.seen[-1] == ("LIST", "many@a/b")
 
 
-@pytest.mark.parametrize(("text", "folder"), [("hf:org/x-MLC", ""), ("hf:org/x", ""), ("hf:org/both/sub-MLC", "sub-MLC/")])
+@pytest.mark.parametrize(
+    ("text", "folder"), [("hf:org/x-MLC", ""), ("hf:org/x", ""), ("hf:org/both/sub-MLC", "sub-MLC/")]
+)
 async def test_an_mlc_repository_with_all_its_files(hub: Hub, source: Source, text: str, folder: str) -> None:
     located = await source.locate(text, None)
     assert located.format == "mlc"

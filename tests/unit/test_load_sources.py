@@ -104,12 +104,14 @@ def test_what_the_sources_say_is_part_of_the_plans_digest(tmp_path: Path, own: P
         ("source: 'GH:a/b@v1', revision: x", "`revision` is for sources of Hugging Face only.", "Remove it"),
         ("source: models/x.gguf", "'models/x.gguf' is no source of models.", "Did you mean 'file:models/x.gguf'?"),
         ("source: 'https://huggingface.co/a/b/blob/main/c.gguf'", "The URL is of the page", "Write hf:a/b/c.gguf."),
+        ("source: 'file:z-00001-of-99999.gguf'", "'z-00001-of-99999.gguf' claims 99999 parts;", "Check its name."),
         ("source: 'https://h:x/m.gguf'", "The URL has a port that is no number.", "Write https://HOST:PORT"),
         ("source: 'file:y-00001-of-00002.gguf'", "1 of the 2 parts of the model are not there.", "Bring all"),
     ],
 )
 def test_what_is_misspelt_is_told_with_its_place(tmp_path: Path, own: Path, said: str, summary: str, mend: str) -> None:
     (tmp_path / "y-00001-of-00002.gguf").touch()
+    (tmp_path / "z-00001-of-99999.gguf").touch()
     (only,) = problems(tmp_path, own, said)
     assert only.summary.startswith(summary)
     assert only.mend.startswith(mend)

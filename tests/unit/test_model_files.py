@@ -52,11 +52,13 @@ def test_any_part_names_all_in_order(count: int, data: st.DataObject) -> None:
     assert names == tuple(sorted(names))
     assert names[index - 1] == f"dir/m-{index:05d}-of-{count:05d}.gguf"
     assert shards(names[0]) == names
+    assert model_files.head(names[index - 1]) == names[0]
 
 
 def test_what_is_not_split_stands_for_itself() -> None:
     for name in ("m.gguf", "m-00004-of-00003.gguf", "m-00000-of-00003.gguf", "m-1-of-3.gguf", "m-00001-of-00003.bin"):
         assert shards(name) == (name,)
+        assert model_files.head(name) == name
 
 
 def test_more_parts_than_any_model_has() -> None:

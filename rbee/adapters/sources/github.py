@@ -133,7 +133,7 @@ def choose(names: Sequence[str], asked: str | None, where: str) -> tuple[str, ..
         able = [asked]
     else:
         able = [n for n in names if fnmatchcase(n, asked)]
-    heads = list(dict.fromkeys(model_files.shards(n)[0] for n in able))
+    heads = list(dict.fromkeys(model_files.head(n) for n in able))
     ggufs = sorted(n for n in names if model_files.is_gguf(n))
     if not heads:
         what = "no GGUF file" if asked is None else f"no asset {asked!r}"
