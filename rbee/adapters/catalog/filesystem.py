@@ -92,14 +92,14 @@ class FilesystemCatalog(Generic[E]):
                 folder.rename(leaving)
             except FileNotFoundError:
                 return False
-        shutil.rmtree(leaving, ignore_errors=True)
+        _clear(leaving)
         return True
 
     def sweep(self) -> None:
         """Remove what writes and removals that were cut short have left behind."""
         with contextlib.suppress(OSError), self._writing():
             for left in self.root.glob(f"{_LEAVING}*"):
-                shutil.rmtree(left, ignore_errors=True)
+                _clear(left)
             for left in self.root.glob(f"*/.{METADATA}.*"):
                 left.unlink(missing_ok=True)
 
@@ -122,3 +122,12 @@ class FilesystemCatalog(Generic[E]):
             yield
         finally:
             os.close(held)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder that has left. What cannot go, or is written to by somebody who still has it open, stays for
+    the next sweep."""
+    for _ in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
