@@ -66,6 +66,7 @@ lab: packages $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.gateway
 	$(BIN)/python -m tests.bench.apply
+	$(BIN)/python -m tests.bench.catalog
 	$(BIN)/python -m tests.bench.download
 	$(BIN)/python -m tests.bench.hive
 	$(BIN)/python -m tests.bench.preload
