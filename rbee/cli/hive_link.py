@@ -17,10 +17,16 @@ from rbee.adapters.secrets import Token
 from rbee.cli.direct import Direct, Held
 from rbee.cli.reading import read_config, read_token
 from rbee.contracts.configs import HiveConfig, QueenConfig
+from rbee.core.errors import Unavailable
 from rbee.core.slug import slug
 
 #: A daemon that has the lock and has not said yet where it listens is waited for.
 _STARTING = 5.0
+#: What would be gone with this process, and what helps without a daemon.
+_DAEMON_ONLY = {
+    "ModelPreload": "Start it: `rbee-hive run`.",
+    "DownloadResume": "Start it (`rbee-hive run`), or download the model again: that goes on from where it stopped.",
+}
 OnEvent = Callable[[dict[str, Any]], None]
 
 
@@ -41,6 +47,8 @@ class Local:
     def run(self, request: Any, on_event: OnEvent | None = None) -> Any:
         """Raises RbeeError; KeyboardInterrupt once the job was cancelled."""
         url = daemon_url(self._paths)
+        if url is None and (mend := _DAEMON_ONLY.get(type(request).__name__)):
+            raise Unavailable("That lives in the hive's daemon, and none runs here.", code="no_daemon", mend=mend)
         if url is None:
             direct = Direct(self._config, self._paths, self._token)
             try:

@@ -233,6 +233,17 @@ def test_a_hives_machine_needs_no_library_of_the_controller(machine: HiveMachine
     assert "bee-tiny" in done.stdout
 
 
+def test_what_would_be_gone_with_the_command_wants_the_daemon(machine: HiveMachine) -> None:
+    assert machine.type("model", "download", "builtin:bee-tiny").code == 0
+    for words in (["preload", "load", "bee-tiny"], ["download", "resume", "bee-tiny"]):
+        refused = machine.type(*words)
+        assert (refused.code, refused.out) == (1, "")
+        assert "rbee-hive run" in refused.err
+    with machine.daemon():
+        assert "locked" in machine.type("preload", "load", "bee-tiny").out
+        assert answer(machine.type("preload", "stats", "-o", "json"))["cached_models"] == ["bee-tiny"]
+
+
 def test_the_script_in_a_release_is_the_tool(machine: HiveMachine) -> None:
     script = machine.root / "a release's" / "rbee-hive"
     script.parent.mkdir()
