@@ -26,7 +26,7 @@ __all__ = ["Fetched", "Origin", "Tuning", "fetch"]
 
 #: Tries without a single new byte before giving up; any progress starts the count again.
 TRIES = 6
-#: Bytes that may wait unread in a connection: when it breaks, what waits is lost.
+#: Bytes that wait unread in a connection are lost when it breaks.
 BUFFER = 2**17
 
 OnBytes = Callable[[int, "int | None"], None]
@@ -127,7 +127,7 @@ class Download:
         return Fetched(size=size, sha256=sha256)
 
     async def close(self) -> None:
-        """Whatever happened: no task or thread is left, and what is here is noted."""
+        """No task or thread is left, and what is here is noted."""
         await self._quiet()
         self.part.close()
 
@@ -218,7 +218,6 @@ class Download:
         self._lanes = [asyncio.create_task(self._beside()) for _ in range(self.tuning.connections - 1)]
         return hold[1]
 
-    @property
     def alone(self) -> bool:
         """Whether the other connections have all given up: the first one may read on as far as it can."""
         return bool(self._lanes) and all(lane.done() for lane in self._lanes)

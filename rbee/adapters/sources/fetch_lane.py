@@ -123,7 +123,7 @@ class Lane:
                     break
                 if d.total is not None and sink.at + len(piece) > d.total:
                     raise Useless(f"the server sent more than {d.total} bytes")
-                if self.end is not None and d.alone:
+                if self.end is not None and d.alone():
                     self.end = d.part.ranges.wall(sink.at + 1)
                 sink.add(piece if self.end is None else piece[: self.end - sink.at])
                 await sink.room()
