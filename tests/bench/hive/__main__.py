@@ -89,7 +89,8 @@ async def jobs(hive: HiveProcess, asked: HiveClient) -> list[Figure]:
 async def streams() -> list[Figure]:
     """Pairs of rounds, with and without a stuck reader, in alternating order: the ratio is the median of theirs, for
     what else the machine does is much of a single one."""
-    free, stuck = [], []
+    free: list[readers.Round] = []
+    stuck: list[readers.Round] = []
     for n in range(ROUNDS):
         for beside in (False, True) if n % 2 else (True, False):
             (stuck if beside else free).append(await readers.measure(int(beside)))
