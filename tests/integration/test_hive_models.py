@@ -181,7 +181,7 @@ async def test_a_disk_that_refuses_is_told_as_that(hive: HiveClient, paths: Path
 
 
 async def test_unknown_kind_of_source(hive: HiveClient) -> None:
-    with pytest.raises(RbeeError, match="'ftp://x/y.gguf' is no source of models") as refused:
+    with pytest.raises(RbeeError, match=r"'ftp://x/y\.gguf' is no source of models") as refused:
         await hive.run(ModelDownload(model="ftp://x/y.gguf"))
     assert refused.value.code == "invalid_request"
 
