@@ -128,7 +128,7 @@ class RealHome:
     def forget(self) -> None:
         gone = [self.paths.queen_config]
         gone += [self.paths.data / f"{name}.db{end}" for name in ("queen", "hive") for end in ("", "-wal", "-shm")]
-        gone.append(self.paths.state / "hive.queen.json")
+        gone += [self.paths.data / "memory.json", self.paths.state / "hive.queen.json"]
         if not self._given:
             gone.append(self._token_file)
         for path in gone:

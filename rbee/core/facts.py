@@ -158,7 +158,7 @@ class MachineFacts:
     disks: dict[str, Disk] = field(default_factory=dict)
     libraries: dict[str, bool] = field(default_factory=dict)
     #: How many GPUs the kernel shows, by device type (`cuda`); the hive's own look at them is the exact one.
-    gpus: dict[Literal["cuda", "metal"], int] = field(default_factory=dict)
+    gpus: dict[Literal["cuda", "metal", "rocm"], int] = field(default_factory=dict)
     supervisor: Supervisor = "detached"
     #: systemd-user only: whether its daemons outlive the login and start at boot.
     linger: bool = False

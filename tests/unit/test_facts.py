@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rbee.adapters.gpu import amd_sysfs
 from rbee.contracts.codec import encode_pretty, plain
 from rbee.contracts.configs import HiveConfig, config_digest
 from rbee.core.errors import RbeeError
@@ -15,6 +17,7 @@ from rbee.core.facts import Python
 from rbee.fleet.facts import answer, parse
 from rbee.fleet.ports import Completed, Target
 from rbee.fleet.remote import probe
+from tests.support.stand_ins import amd_card, host
 
 RECORDED: dict[str, Any] = {
     "os": "linux",
@@ -38,7 +41,7 @@ RECORDED: dict[str, Any] = {
     "roots": {k: f"/home/bee/{k}/rbee" for k in ("config", "cache", "data", "state")},
     "disks": {"home": {"path": "/home/bee", "free": 7_000_000, "writable": True}},
     "libraries": {"libgomp.so.1": False},
-    "gpus": {"cuda": 2},
+    "gpus": {"cuda": 2, "rocm": 1},
     "releases": [
         {"id": "abc", "path": "/r/abc", "python": "/r/abc/bin/python", "mark": {"fleet": "home"}, "usable": True},
         {"id": "old", "path": "/r/old", "python": "/r/old/bin/python", "usable": False},
@@ -61,7 +64,7 @@ def test_a_recorded_answer() -> None:
     assert facts.cpu_flags == {"avx2", "fma"} and facts.libraries == {"libgomp.so.1": False}
     assert facts.hive is not None and facts.hive.alive and facts.hive.pid == 7
     assert facts.token is not None and facts.token.mode == 0o600
-    assert facts.supervisor == "systemd-user" and facts.linger and facts.gpus == {"cuda": 2}
+    assert facts.supervisor == "systemd-user" and facts.linger and facts.gpus == {"cuda": 2, "rocm": 1}
     assert Target.of(facts) == Target(platform="linux-x86_64", python=(3, 11), libc="glibc", libc_version=(2, 36))
 
 
@@ -126,3 +129,23 @@ def test_the_probes_digest_of_settings_is_the_daemons() -> None:
     config = HiveConfig(hive_id="h", fleet="ünï", listen="10.0.0.1:7835", queen_url="http://x")
     assert probe.digest(json.loads(encode_pretty(config))) == config_digest(config)
     assert plain(config)["fleet"] == "ünï"
+
+
+def test_the_probe_finds_the_cards_that_the_hive_finds(tmp_path: Path) -> None:
+    assert probe.gpus(tmp_path) == {}
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / "dev" / name).touch()
+    amd_card(tmp_path, 0, "0000:83:00.0")
+    amd_card(tmp_path, 1, "0000:03:00.0")
+    amd_card(tmp_path, 2, "0000:04:00.0", vendor="0x10de")
+    amd_card(tmp_path, 3, "0000:05:00.0", mem_info_vram_total="")
+    outputs = tmp_path / "sys/class/drm/card0-DP-1"
+    outputs.mkdir()
+    (outputs / "device").symlink_to("../card0/device")
+    # A partitioned card is shown several times; it is one.
+    again = tmp_path / "sys/class/drm/card4"
+    again.mkdir()
+    (again / "device").symlink_to(tmp_path / "sys/devices/pci0000:00/0000:03:00.0")
+    assert probe.gpus(tmp_path) == {"cuda": 2, "rocm": 2}
+    assert len(amd_sysfs.read(host(tmp_path))) == 2

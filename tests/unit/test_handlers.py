@@ -113,6 +113,8 @@ def test_uninstalling_removes_releases_settings_token_and_records(on: Stage) -> 
         "/c/rbee/hive.json",
         "/s/rbee/workers",
         "/d/rbee/hive.db",
+        "/d/rbee/memory.json",
+        "/s/rbee/hive.log.1",
     } <= removed
     assert asked["roots"] == ["/c/rbee", "/k/rbee", "/d/rbee", "/s/rbee"]
     assert all(any(p.startswith(f"{r}/") for r in asked["roots"]) for p in removed)

@@ -118,11 +118,11 @@ def seen(answer: dict[str, Any], hive: HiveSpec = BOX) -> HiveActual:
 
 
 def test_a_bare_machine() -> None:
-    found = seen({**MACHINE, "gpus": {"cuda": 2}, "libraries": {"b": False, "a": False, "c": True}})
+    found = seen({**MACHINE, "gpus": {"cuda": 2, "rocm": 1}, "libraries": {"b": False, "a": False, "c": True}})
     assert (found.address, found.controller_address, found.platform) == ("10.0.0.2", "10.0.0.1", "linux-x86_64")
     assert found.live is None
     assert found.problems == ()
-    assert [d.id for d in found.devices] == ["cpu", "cuda:0", "cuda:1"]
+    assert [d.id for d in found.devices] == ["cpu", "cuda:0", "cuda:1", "rocm:0"]
     assert found.cpu_flags == ("avx2", "sse")
     assert found.missing_libraries == ("a", "b")
     assert (found.memory_available, found.memory_total) == (50, 100)

@@ -77,9 +77,9 @@ def uninstall(world: World, action: Action, tell: Tell) -> None:
     roots = facts.roots
     ours = [r.path for r in facts.releases if r.mark is not None and r.mark.fleet == world.spec.fleet]
     all_gone = len(ours) == len(facts.releases)
-    extra = [roots.token, roots.hive_config, roots.wheels, f"{roots.data}/hive.db", f"{roots.data}/hive.db-wal"]
-    extra += [f"{roots.data}/hive.db-shm", f"{roots.state}/workers", f"{roots.state}/hive.log"]
-    extra += [f"{roots.state}/hive.{end}" for end in ("lock", "run.json", "queen.json")]
+    extra = [roots.token, roots.hive_config, roots.wheels, f"{roots.data}/memory.json", f"{roots.state}/workers"]
+    extra += [f"{roots.data}/hive.{end}" for end in ("db", "db-wal", "db-shm")]
+    extra += [f"{roots.state}/hive.{end}" for end in ("lock", "run.json", "queen.json", "log", "log.1")]
     extra += [f"{folder}/.install.lock" for folder in (roots.releases, roots.engines)]
     python_of(facts)
     files(

@@ -174,12 +174,22 @@ def workers(state: Path) -> list[dict[str, Any]]:
     return found
 
 
-def gpus() -> dict[str, int]:
+def gpus(root: Path = Path("/")) -> dict[str, int]:
     """GPUs that the kernel shows; what they are, the hive finds out with the vendor's own library."""
     if sys.platform == "darwin":
         return {"metal": 1} if os.uname().machine == "arm64" else {}
-    cards = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return {"cuda": cards} if cards else {}
+    found = {"cuda": len(list(root.glob("dev/nvidia[0-9]*"))), "rocm": len(amd(root))}
+    return {kind: count for kind, count in found.items() if count}
+
+
+def amd(root: Path) -> set[str]:
+    """AMD's cards that have memory, by their place on the bus: those that a hive finds (adapters/gpu/amd_sysfs)."""
+    cards = (place / "device" for place in root.glob("sys/class/drm/card*") if place.name[4:].isdigit())
+    return {
+        os.path.realpath(card)
+        for card in cards
+        if read(card / "vendor").strip() == "0x1002" and read(card / "mem_info_vram_total").strip()
+    }
 
 
 def digest(value: Any) -> str:
