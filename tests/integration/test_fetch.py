@@ -204,7 +204,7 @@ async def test_a_silent_connection_is_dropped_and_taken_up_again(target: Path) -
         whole(target, await quick(server, target))
         assert server.starts[:2] == [0, 458_752], "what came before the silence is kept"
     async with file_server(DATA, hold_after=0) as server:
-        with pytest.raises(Unreachable, match="failed 3 times in a row: it stalled"):
+        with pytest.raises(Unreachable, match="failed 3 times in a row: no answer in time"):
             await quick(server, target)
 
 

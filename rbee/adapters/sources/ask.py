@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.core.errors import RbeeError, Unreachable
 
@@ -56,7 +57,7 @@ async def ask(url: str, headers: Mapping[str, str], *, method: str = "GET", foll
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as e:
             if isinstance(e, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.TooManyRedirects)):
                 raise RbeeError(f"{_host(url)} sends elsewhere without end, or nowhere.", code="bad_answer") from None
-            why = f"cannot be reached ({_reason(e)})"
+            why = f"cannot be reached ({words(e)})"
         if failures < TRIES:
             await asyncio.sleep(defaults.BACKOFF_FIRST * failures)
     raise Unreachable(f"{_host(url)} {why}.", mend="Check the network of the hive's machine, or try again later.")
@@ -79,9 +80,3 @@ async def _once(url: str, headers: Mapping[str, str], method: str, follow: bool)
 
 def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def _reason(e: BaseException) -> str:
-    if isinstance(e, asyncio.TimeoutError):
-        return "no answer in time"
-    return str(e) or type(e).__name__

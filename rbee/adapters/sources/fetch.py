@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rbee.adapters.sources.base import SourceFile
-from rbee.adapters.sources.fetch_http import Again, Useless, reason
+from rbee.adapters.sources.fetch_http import Again, Useless
 from rbee.adapters.sources.fetch_lane import Lane
 from rbee.adapters.sources.fetch_part import Digest, Origin, Part
 from rbee.adapters.sources.fetch_ranges import Range
 from rbee.adapters.sources.fetch_tuning import Tuning
+from rbee.adapters.trouble import words
 from rbee.contracts import defaults
 from rbee.core.errors import RbeeError, Unreachable
 
@@ -158,7 +159,7 @@ class Download:
                 failures = 1 if self.part.ranges.count > before and not barren else failures + 1
                 if failures >= self.tries:
                     raise Unreachable(
-                        f"The download from {self.host} failed {failures} times in a row: {reason(e)}.",
+                        f"The download from {self.host} failed {failures} times in a row: {words(e)}.",
                         mend="What is there is kept; the same download continues from it.",
                     ) from None
                 await asyncio.sleep(self.wait_of(e, failures))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,9 +104,3 @@ def _range_of(answer: aiohttp.ClientResponse) -> tuple[int, int | None]:
 def total_of_416(answer: aiohttp.ClientResponse) -> int | None:
     found = re.match(r"bytes \*/(\d+)", answer.headers.get("Content-Range", ""))
     return int(found.group(1)) if found else None
-
-
-def reason(error: BaseException) -> str:
-    if isinstance(error, asyncio.TimeoutError):
-        return "it stalled"
-    return str(error) or type(error).__name__

@@ -12,6 +12,7 @@ import aiohttp
 
 from rbee.adapters.secrets import Token
 from rbee.adapters.sse import Event, Parser
+from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.contracts.operations import wire
 from rbee.core.errors import RbeeError, Unreachable
@@ -67,7 +68,7 @@ class Forwarder:
                     raise _error_of(found, answer.status, url)
                 return f"{url}/v1/jobs/{found['job_id']}"
         except _TROUBLE as e:
-            raise Unreachable(f"The hive at {url} does not answer: {e or type(e).__name__}.") from None
+            raise Unreachable(f"The hive at {url} does not answer: {words(e)}.") from None
 
     async def _result(self, job_url: str) -> Any:
         job = await self.get_json(job_url)
@@ -87,7 +88,7 @@ class Forwarder:
                     raise _error_of(found, answer.status, url)
                 return found
         except _TROUBLE as e:
-            raise Unreachable(f"{url} does not answer: {e or type(e).__name__}.") from None
+            raise Unreachable(f"{url} does not answer: {words(e)}.") from None
 
     async def _cancel(self, submitting: asyncio.Future[str]) -> None:
         """Cancels the child, also one that is just being made: the hive may have begun already."""
@@ -99,7 +100,7 @@ class Forwarder:
                 if answer.status not in (200, 202, 404, 409):
                     log.warning("cancelling %s: status %d", job_url, answer.status)
         except (*_TROUBLE, RbeeError) as e:
-            log.warning("cancelling %s: %s", job_url, e or type(e).__name__)
+            log.warning("cancelling %s: %s", job_url, words(e))
 
     def stream(self, job_url: str, after: int) -> Any:
         headers = {**self._headers, "Last-Event-ID": str(after)}
@@ -133,7 +134,7 @@ class _Child:
                 if trouble_since is None or self._last != before:
                     trouble_since, wait = loop.time(), defaults.BACKOFF_FIRST
                 if loop.time() - trouble_since > _RESUME_FOR:
-                    raise Unreachable(f"The hive was lost while the job ran: {e or type(e).__name__}.") from None
+                    raise Unreachable(f"The hive was lost while the job ran: {words(e)}.") from None
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, defaults.BACKOFF_MAX)
 

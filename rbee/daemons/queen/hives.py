@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rbee.adapters.secrets import Token
+from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.contracts.capabilities import Capabilities
 from rbee.contracts.configs import KnownHive
@@ -137,7 +138,7 @@ class Hives:
                         f"{url} answers {answer.status} to the handshake: {body[:200].decode('utf-8', 'replace')}"
                     )
         except (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError) as e:
-            raise Unreachable(f"{url} does not answer: {e or type(e).__name__}") from None
+            raise Unreachable(f"{url} does not answer: {words(e)}") from None
         found = codec.decode(Capabilities, body)
         if found.hive_id != hive.known.hive_id:
             raise Unreachable(f"{url} is the hive {found.hive_id!r}, not {hive.known.hive_id!r}.")

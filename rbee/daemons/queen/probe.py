@@ -8,6 +8,7 @@ import logging
 
 import aiohttp
 
+from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.daemons.queen.registry import PROBED, Registry, Worker
 
@@ -36,7 +37,7 @@ class Prober:
                 status = await self._ask(worker.beat.url)
             except (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError, ValueError) as e:
                 if worker.unreachable == PROBED:
-                    worker.unreachable = f"does not answer: {e or type(e).__name__}"
+                    worker.unreachable = f"does not answer: {words(e)}"
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, defaults.BACKOFF_MAX)
                 continue

@@ -13,6 +13,7 @@ from urllib.parse import urljoin
 import aiohttp
 
 from rbee.adapters.secrets import Token
+from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.daemons.worker.state import WorkerState
 
@@ -104,7 +105,7 @@ class Heartbeat:
                 await answer.read()
                 taken, why = answer.status < 300, f"it answered {answer.status}"
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as e:  # a host that is no name, too
-            taken, why = False, str(e) or type(e).__name__
+            taken, why = False, words(e)
         if taken is not self._reached:
             self._reached = taken
             log.log(logging.INFO if taken else logging.WARNING, "queen: %s", "reached" if taken else why)
