@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from rbee.adapters.store_rows import Rows
+from rbee.adapters.store_rows import LARGE, Rows
 from rbee.contracts import codec, defaults
 from rbee.contracts.jobs import Job, JobError, JobPage
 from rbee.core.errors import InvalidRequest, RbeeError
@@ -25,15 +25,13 @@ T = TypeVar("T")
 #: Writes made in one transaction, at most.
 _BATCH = 2_000
 
-#: Bytes of a result that is written in a transaction of its own: whoever waits for what was before needs not wait
-#: for it too.
-_LARGE = 256 * 2**10
-
 _Work = Callable[[Rows], None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Large:
+    """A write of its own: whoever waits for what was before needs not wait for it too."""
+
     write: _Work
 
     def __call__(self, rows: Rows) -> None:
@@ -51,6 +49,7 @@ class SqliteJobStore:
         events_kept: int = defaults.MAX_JOB_EVENTS,
         event_bytes: int = defaults.MAX_JOB_BYTES,
         total_bytes: int = defaults.JOBS_BYTES,
+        result_bytes: int = defaults.RESULTS_BYTES,
     ) -> None:
         self._path = path
         self._bounds = {
@@ -58,6 +57,7 @@ class SqliteJobStore:
             "events": events_kept,
             "event_bytes": event_bytes,
             "total_bytes": total_bytes,
+            "result_bytes": result_bytes,
         }
         self._work: queue.SimpleQueue[_Work | Future[None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -70,7 +70,7 @@ class SqliteJobStore:
         self._thread.start()
         try:
             await asyncio.wrap_future(opened)
-        except sqlite3.Error as e:
+        except (sqlite3.Error, OSError) as e:
             raise RbeeError(f"The database {self._path} cannot be used: {e}.", code="store_unusable") from None
 
     def put(self, job: Job) -> None:
@@ -80,7 +80,7 @@ class SqliteJobStore:
         def write(rows: Rows) -> None:
             rows.put(job.job_id, job.state, text, result)
 
-        self._work.put(_Large(write) if result is not None and len(result) > _LARGE else write)
+        self._work.put(_Large(write) if result is not None and len(result) > LARGE else write)
 
     def append(self, job_id: str, seq: int, event: bytes) -> None:
         self._work.put(lambda rows: rows.append(job_id, seq, event))

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rbee.adapters.store_results import Results
 from rbee.contracts import codec
 from rbee.contracts.jobs import ENDED, Job, JobError, JobPage
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
+#: Results larger than this are files of their own.
+LARGE = 256 * 2**10
 #: Results larger than this are left out of a list of jobs.
 RESULT_IN_PAGE = 16 * 2**10
 #: Bytes of jobs in one page, and of events read at once, about: at least one is given.
@@ -57,15 +63,20 @@ _SIZE = "SELECT coalesce(sum(length(event)), 0) FROM events WHERE job_id = ?"
 
 class Rows:
     """An open database. Bounded: events of a job by number and bytes (the newest stays whatever its size), ended jobs
-    by number and bytes (the last one stays)."""
+    by number and bytes (the last one stays), their large results by bytes of their own."""
 
-    def __init__(self, path: Path, *, jobs: int, events: int, event_bytes: int, total_bytes: int) -> None:
+    def __init__(
+        self, path: Path, *, jobs: int, events: int, event_bytes: int, total_bytes: int, result_bytes: int
+    ) -> None:
         """Opens or makes the file. Raises sqlite3.Error."""
         self._jobs, self._events, self._event_bytes, self._total_bytes = jobs, events, event_bytes, total_bytes
         #: Of jobs that have not ended: bytes of their events, and how many there are, or a few more.
         self._growing: dict[str, list[int]] = {}
         self.db = self._open(path)
         self._total: int = self.db.execute("SELECT coalesce(sum(bytes), 0) FROM jobs").fetchone()[0]
+        self._results = Results(path.with_suffix(".results"), result_bytes)
+        done = self.db.execute("SELECT job_id FROM jobs WHERE state = 'completed' AND result IS NULL")
+        self._results.open({row[0] for row in done})
 
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
@@ -96,6 +107,9 @@ class Rows:
 
     def put(self, job_id: str, state: str, job: str, result: bytes | None) -> None:
         size = 0
+        if result is not None and len(result) > LARGE:
+            self._keep_apart(job_id, result)
+            result = None
         if state in ENDED:
             if job_id in self._growing:
                 self._trim(job_id)
@@ -114,11 +128,18 @@ class Rows:
                 oldest.pop()
             self._forget(oldest)
 
+    def _keep_apart(self, job_id: str, result: bytes) -> None:
+        try:
+            self._results.put(job_id, result)
+        except OSError as e:  # the job has ended all the same
+            log.error("the result of %s is not kept: %s", job_id, e)
+
     def _forget(self, old: list[tuple[str, int]]) -> None:
         if old:
             self.db.executemany("DELETE FROM events WHERE job_id = ?", [(row[0],) for row in old])
             self.db.executemany("DELETE FROM jobs WHERE job_id = ?", [(row[0],) for row in old])
             self._total -= sum(row[1] for row in old)
+            self._results.forget(row[0] for row in old)
 
     def append(self, job_id: str, seq: int, event: bytes) -> None:
         self.db.execute("INSERT OR REPLACE INTO events VALUES (?, ?, ?)", (job_id, seq, event))
@@ -143,7 +164,17 @@ class Rows:
     def get(self, job_id: str, with_result: bool) -> Job | None:
         what = "result" if with_result else "NULL"
         row = self.db.execute(f"SELECT job, {what} FROM jobs WHERE job_id = ?", (job_id,)).fetchone()  # noqa: S608
-        return _job(*row) if row else None
+        if row is None:
+            return None
+        job = _job(*row)
+        if with_result and job.result is None and (apart := self._apart(job)) is not None:
+            job = replace(job, result=codec.embedded(apart))
+        return job
+
+    def _apart(self, job: Job) -> bytes | None:
+        """Its large result; None when it has none, or it is kept no more."""
+        found = self._results.get(job.job_id)
+        return found if found is not None and job.result_bytes in (None, len(found)) else None
 
     def page(self, state: str | None, limit: int, before: int) -> JobPage:
         where, values = ("AND state = ?", [state]) if state else ("", [])
@@ -182,9 +213,12 @@ class Rows:
         return found
 
     def _completed(self, job_id: str, event: bytes) -> bytes | None:
-        """None when the daemon died before the result was written."""
-        row = self.db.execute("SELECT result FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
-        return event + row[0] + b"}" if row is not None and row[0] is not None else None
+        """None when the daemon died before the result was written, or it is kept no more."""
+        row = self.db.execute("SELECT job, result FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        if row is None:
+            return None
+        result = row[1] if row[1] is not None else self._apart(codec.decode(Job, row[0]))
+        return event + result + b"}" if result is not None else None
 
     def interrupt(self, error: JobError) -> int:
         rows = self.db.execute("SELECT job FROM jobs WHERE state IN ('queued', 'running')").fetchall()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import socket
 import threading
 import time
@@ -133,6 +134,8 @@ class RealHome:
             gone.append(self._token_file)
         for path in gone:
             path.unlink(missing_ok=True)
+        for name in ("queen", "hive"):
+            shutil.rmtree(self.paths.data / f"{name}.results", ignore_errors=True)
 
 
 def predict_memory(model: ModelSpec, worker: WorkerSpec) -> int | None:

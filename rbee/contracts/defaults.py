@@ -32,8 +32,10 @@ MAX_JOB_EVENTS: Final = 10_000
 #: Of one job's events: in memory while it runs, and in the file.
 MAX_JOB_BYTES: Final = 4 * 2**20
 JOBS_KEPT: Final = 1_000
-#: Of all ended jobs with their events and results, in the file.
+#: Of all ended jobs with their events and smaller results, in the file.
 JOBS_BYTES: Final = 256 * 2**20
+#: Of all large results, which are files of their own.
+RESULTS_BYTES: Final = 128 * 2**20
 #: Jobs of one lane (`OperationType.lane`) that run at once; more of them wait, `queued`.
 LANES: Final = {"spawn": 16, "fetch": 64, "verify": 2, "load": 2, "logs": 64}
 LANE: Final = 64

@@ -141,8 +141,92 @@ async def test_the_oldest_ended_jobs_go_when_all_are_too_large(tmp_path: Path) -
     assert (tmp_path / "jobs.db").stat().st_size < 2_000_000
     store = SqliteJobStore(tmp_path / "jobs.db", total_bytes=1_000_000)
     await store.open()  # what is there is counted
-    store.put(with_result(30, 1_500_000))
+    store.append("job-30", 1, b"e" * 1_500_000)
+    store.put(job(30))
     assert [j.job_id for j in (await store.page(None, 100, None)).jobs] == ["job-30", "job-0"]
+    await store.close()
+
+
+def large(n: int, size: int = 400_000) -> Job:
+    return dataclasses.replace(job(n), result={"text": f"{n:04}" + "x" * size}, result_bytes=size + 15)
+
+
+async def result_of(store: SqliteJobStore, n: int) -> bytes | None:
+    found = await store.get(f"job-{n}")
+    assert found is not None
+    return None if found.result is None else codec.encode(found.result)
+
+
+async def test_large_results_push_no_other_job_out_and_do_not_stay_in_the_file(tmp_path: Path) -> None:
+    limits = {"total_bytes": 300_000, "result_bytes": 1_000_000}
+    store = SqliteJobStore(tmp_path / "jobs.db", **limits)
+    await store.open()
+    for i in range(1, 101):
+        store.put(large(i))
+        store.append(f"job-{i}", 1, b'{"event":"result","result":')
+    page = await store.page(None, 1000, None)
+    assert [(j.job_id, j.result, j.result_bytes) for j in page.jobs] == [
+        (f"job-{i}", None, 400_015) for i in range(100, 0, -1)
+    ]
+    assert [i for i in range(1, 101) if await result_of(store, i) is not None] == [99, 100]
+    assert await store.events("job-98", 0, 10) == [], "a result that is gone is not told"
+    await store.close()
+    assert (tmp_path / "jobs.db").stat().st_size < 200_000
+    folder = tmp_path / "jobs.results"
+    assert sorted(p.name for p in folder.iterdir()) == ["job-100", "job-99"]
+    assert [p.stat().st_mode & 0o077 for p in (folder, folder / "job-100")] == [0, 0]
+
+    store = SqliteJobStore(tmp_path / "jobs.db", **limits)
+    await store.open()
+    assert await result_of(store, 99) == codec.encode(large(99).result)
+    told = b'{"event":"result","result":' + codec.encode(large(100).result) + b"}"
+    assert await store.events("job-100", 0, 10) == [(1, told)]
+    store.put(large(101, 2_000_000))
+    assert [i for i in range(98, 102) if await result_of(store, i) is not None] == [101], "the last one stays"
+    await store.close()
+
+
+async def test_a_result_goes_with_its_job_and_what_belongs_to_none_goes_at_start(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs.results"
+    store = SqliteJobStore(tmp_path / "jobs.db", jobs_kept=2)
+    await store.open()
+    for i in range(1, 6):
+        store.put(job(i, "queued"))
+        store.put(large(i))
+    store.put(job(6, "queued"))
+    assert [j.job_id for j in (await store.page(None, 100, None)).jobs] == ["job-6", "job-5"]
+    await store.close()
+    assert [p.name for p in folder.iterdir()] == ["job-5"]
+
+    (folder / ".job-6").write_bytes(b"cut short")
+    (folder / "job-4").write_bytes(b"of a job that is forgotten")
+    (folder / "job-5").write_bytes(codec.encode(large(5).result)[:-1])
+    store = SqliteJobStore(tmp_path / "jobs.db", jobs_kept=2)
+    await store.open()
+    assert [p.name for p in folder.iterdir()] == ["job-5"]
+    assert await result_of(store, 5) is None, "a machine's crash has cut it short"
+    await store.close()
+
+
+async def test_a_result_that_cannot_be_kept_does_not_keep_its_job_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "jobs.results").write_bytes(b"in the way")
+    with pytest.raises(RbeeError) as caught:
+        await SqliteJobStore(tmp_path / "jobs.db").open()
+    assert caught.value.code == "store_unusable"
+    (tmp_path / "jobs.results").unlink()
+    store = SqliteJobStore(tmp_path / "jobs.db")
+    await store.open()
+    (tmp_path / "jobs.results").write_bytes(b"in the way")
+    store.put(large(1))
+    assert await result_of(store, 1) is None
+    (found,) = (await store.page("completed", 10, None)).jobs
+    assert found.result_bytes == 400_015
+    (tmp_path / "jobs.results").unlink()
+    store.put(large(2))
+    assert await result_of(store, 2) is not None
+    (tmp_path / "jobs.results" / "job-2").unlink()
+    assert await result_of(store, 2) is None
+    assert await store.get("../jobs.db") is None
     await store.close()
 
 
