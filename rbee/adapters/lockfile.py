@@ -13,20 +13,11 @@ from pathlib import Path
 
 from rbee.adapters.paths import write_atomic
 from rbee.contracts import codec
+from rbee.core.desired import Pin
 from rbee.core.errors import RbeeError
 from rbee.core.spec import ModelSpec
 
 FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
-    """What a source gave. `commit` is None where the source has none."""
-
-    source: str
-    sha256: str
-    revision: str | None = None
-    commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +41,10 @@ def read(path: Path) -> dict[str, Pin]:
     return found.models
 
 
-def read_pins(path: Path, models: Mapping[str, ModelSpec]) -> dict[str, str]:
-    """SHA-256 by model, for those whose source and revision are still what was pinned."""
+def read_pins(path: Path, models: Mapping[str, ModelSpec]) -> dict[str, Pin]:
+    """By model, for those whose source and revision are still what was pinned."""
     return {
-        name: pin.sha256
+        name: pin
         for name, pin in read(path).items()
         if name in models and (models[name].source, models[name].revision) == (pin.source, pin.revision)
     }

@@ -18,12 +18,27 @@ class EngineWanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """What rbee.lock keeps of a model's source: the digest of what it gave, and the commit that this was taken from
+    (None where the source has none)."""
+
+    source: str
+    sha256: str
+    revision: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWanted:
-    """A model that a hive's workers need. `push_from` is a path on this machine when the hive cannot fetch it."""
+    """A model that a hive's workers need. `push_from` is a path on this machine when the hive cannot fetch it.
+
+    `commit` is where `revision` pointed to when it was pinned: it is fetched from there, wherever that points now.
+    """
 
     name: str
     source: str
     revision: str | None = None
+    commit: str | None = None
     sha256: str | None = None
     push_from: str | None = None
 

@@ -101,7 +101,7 @@ def _models(wanted: HiveWanted, seen: HiveActual, fleet: str, used: set[str]) ->
             yield new_action(
                 kind, "add" if model.name not in found else "change", model.name, reason, hive=name,
                 subject=f"models.{model.name}@{name}", source=model.source, revision=model.revision,
-                sha256=model.sha256, push_from=model.push_from,
+                commit=model.commit, sha256=model.sha256, push_from=model.push_from,
             )  # fmt: skip
     names = {m.name for m in wanted.models}
     for record in seen.models:
@@ -131,19 +131,26 @@ def _remove_model(record: ModelRecord, hive: str, reason: str) -> Action:
 def _workers(wanted: HiveWanted, seen: HiveActual, fleet: str) -> Iterator[Action]:
     found = {w.worker_id: w for w in seen.workers if ours(w.mark, fleet)}
     clashing = {w.worker_id for w in seen.workers if not ours(w.mark, fleet) and w.status in IN_PLACE}
-    taken = _taken(wanted, seen, fleet)
+    taken, anew = _taken(wanted, seen, fleet), _fetched_anew(wanted, seen)
     for worker in wanted.workers:
         if worker.worker_id in clashing or worker.model in taken:
             continue
         record = found.get(worker.worker_id)
         if record is None:
             yield _spawn("worker.spawn", "add", worker, wanted.name, f"model {worker.model} on {worker.device}")
-        elif reason := _worker_reason(worker, record):
+        elif reason := _worker_reason(worker, record) or anew.get(worker.model, ""):
             yield _spawn("worker.replace", "replace", worker, wanted.name, reason, pid=record.pid)
     names = {w.worker_id for w in wanted.workers} | set(wanted.held)
     for worker_id, record in found.items():
         if worker_id not in names:
             yield _stop_worker(record, wanted.name, "not in this file (or placed elsewhere)")
+
+
+def _fetched_anew(wanted: HiveWanted, seen: HiveActual) -> dict[str, str]:
+    """Why workers of a model must begin again although they are as wanted: what they have open is to be replaced."""
+    found = {m.id: m for m in seen.models}
+    changed = (m for m in wanted.models if m.name in found and _model_reason(m, found[m.name]))
+    return {m.name: f"model {m.name} is brought anew" for m in changed}
 
 
 def _worker_reason(worker: WorkerWanted, found: WorkerRecord) -> str:

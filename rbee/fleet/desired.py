@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rbee.contracts.configs import HiveConfig, QueenConfig, boot_digest, config_digest
 from rbee.core.actual import Actual, HiveActual, Unknown
-from rbee.core.desired import Desired, EngineWanted, HiveWanted, ModelWanted, QueenWanted, WorkerWanted
+from rbee.core.desired import Desired, EngineWanted, HiveWanted, ModelWanted, Pin, QueenWanted, WorkerWanted
 from rbee.core.digest import digest
 from rbee.core.placement import choose_engine, place
 from rbee.core.problems import Problem
@@ -21,7 +21,7 @@ Predict = Callable[[ModelSpec, WorkerSpec], int | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """All that Desired is worked out from. `pinned` are the digests of rbee.lock, by model name."""
+    """All that Desired is worked out from. `pinned` is of rbee.lock, by model name."""
 
     spec: Spec
     providers: Sequence[EngineProvider]
@@ -31,7 +31,7 @@ class Inputs:
     queen_config: QueenConfig
     hive_configs: Mapping[str, HiveConfig]
     predict: Predict
-    pinned: Mapping[str, str] = field(default_factory=dict)
+    pinned: Mapping[str, Pin] = field(default_factory=dict)
     #: SHA-256 of the files of this machine that models come from (`file:`), by model name.
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -171,13 +171,7 @@ def _add(
         return lacking
     binary = binary_id(provider, seen.platform)
     draft.engines[binary] = EngineWanted(binary_id=binary, engine=provider.name)
-    draft.models[model.name] = ModelWanted(
-        name=model.name,
-        source=model.source,
-        revision=model.revision,
-        sha256=model.sha256 or inputs.files.get(model.name) or inputs.pinned.get(model.name),
-        push_from=model.source.removeprefix("file:") if model.source.startswith("file:") and not hive.local else None,
-    )
+    draft.models[model.name] = _model(inputs, model, hive)
     if device.startswith("cpu") and not _runs(seen, worker_id):
         draft.memory += inputs.predict(model, worker) or 0
     draft.workers.append(
@@ -203,6 +197,20 @@ def _add(
         )
     )
     return []
+
+
+def _model(inputs: Inputs, model: ModelSpec, hive: HiveSpec) -> ModelWanted:
+    pin = inputs.pinned.get(model.name)
+    known = model.sha256 or inputs.files.get(model.name)
+    return ModelWanted(
+        name=model.name,
+        source=model.source,
+        revision=model.revision,
+        # A digest that somebody wrote himself may be of another commit than what was pinned.
+        commit=pin.commit if pin and known in (None, pin.sha256) else None,
+        sha256=known or (pin.sha256 if pin else None),
+        push_from=model.source.removeprefix("file:") if model.source.startswith("file:") and not hive.local else None,
+    )
 
 
 def _runs(seen: HiveActual, worker_id: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from rbee.contracts import defaults
 from rbee.contracts.configs import HiveConfig, QueenConfig
 from rbee.core.actual import HiveActual
-from rbee.core.desired import Desired
+from rbee.core.desired import Desired, Pin
 from rbee.core.digest import digest
 from rbee.core.plan import Plan, make_plan
 from rbee.core.problems import Problem
@@ -45,7 +45,7 @@ class Request:
     predict: Predict
     #: Addresses of this machine, to tell a queen's address that cannot be bound.
     addresses: frozenset[str]
-    pinned: Mapping[str, str]
+    pinned: Mapping[str, Pin]
     #: SHA-256 of the local files that models come from, by model name.
     files: Mapping[str, str] = field(default_factory=dict)
     #: The fleet's own model sources: every hive is told of them.

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -221,6 +222,18 @@ async def test_hugging_face_pins_the_commit_and_checks_the_digest(hive: HiveClie
     # The branch moves on: the same revision is another file now.
     hub.data, hub.branch = BEE + b"\0" * 32, "f" * 40
     assert (await hive.run(request)).response.commit == "f" * 40
+
+
+async def test_what_is_locked_comes_from_the_commit_of_then(hive: HiveClient, hub: Hub) -> None:
+    hub.repos = {"open": {"model.gguf": BEE}}
+    hub.push("f" * 40, open={"model.gguf": BEE + b"\0" * 32})
+    now = ModelDownload(model="hf:org/open/model.gguf", model_id="m1", revision="main", sha256=BEE_SHA256)
+    with pytest.raises(RbeeError, match=r"Hugging Face has SHA-256 .* remove the model from rbee.lock"):
+        await hive.run(now)
+    done = (await hive.run(replace(now, commit=COMMIT))).response
+    assert (done.checksum, done.commit) == (BEE_SHA256, COMMIT)
+    found = await record(hive, "m1")
+    assert (found.revision, found.commit) == ("main", COMMIT)
 
 
 async def test_hugging_face_that_claims_another_digest(hive: HiveClient, hub: Hub) -> None:

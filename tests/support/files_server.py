@@ -131,22 +131,22 @@ def _range(header: str, size: int) -> tuple[int, int]:
 
 
 @asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[str]:
+async def serving(app: web.Application, host: str = "127.0.0.1") -> AsyncIterator[str]:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, host, 0)
     await site.start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"http://{host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
 
 @asynccontextmanager
-async def file_server(data: bytes, **faults: object) -> AsyncIterator[FileServer]:
+async def file_server(data: bytes, host: str = "127.0.0.1", **faults: object) -> AsyncIterator[FileServer]:
     server = FileServer(data, **faults)  # type: ignore[arg-type]
     app = web.Application()
     app.router.add_get("/{name:.+}", server.serve)
-    async with serving(app) as url:
+    async with serving(app, host) as url:
         server.url = url
         yield server

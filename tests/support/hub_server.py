@@ -34,6 +34,8 @@ class Hub:
     sha256: str | None = None
     #: Files of each repository.
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    #: Files of each repository at commits before this one.
+    older: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     #: Answered to the next questions instead of the listing.
     instead: list[web.Response] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
@@ -41,9 +43,14 @@ class Hub:
     #: What each question for a listing said of a token.
     tokens: list[str | None] = field(default_factory=list)
 
-    def files(self, repo: str) -> dict[str, bytes] | None:
-        if repo in self.repos:
-            return self.repos[repo]
+    def push(self, commit: str, **repos: dict[str, bytes]) -> None:
+        """The branch moves on; what it was before stays to be had by its commit."""
+        self.older[self.branch] = self.repos
+        self.branch, self.repos = commit, repos
+
+    def files(self, repo: str, revision: str = "main") -> dict[str, bytes] | None:
+        if repo in self.older.get(revision, self.repos):
+            return self.older.get(revision, self.repos)[repo]
         return {"model.gguf": self.data} if repo in ("open", "gated", "private") else None
 
     def _refusal(self, request: web.Request, repo: str, revision: str, reads: bool) -> web.Response | None:
@@ -56,7 +63,7 @@ class Hub:
             return _refused(401 if not known else 404, "RepoNotFound", "Repository not found")
         if repo == "gated" and reads and not known:
             return _refused(401, "GatedRepo", "Access to model org/gated is restricted.")
-        if revision not in ("main", "v1", self.branch):
+        if revision not in ("main", "v1", self.branch, *self.older):
             return _refused(404, "RevisionNotFound", "Invalid rev id")
         return None
 
@@ -71,19 +78,22 @@ class Hub:
         refusal = self._refusal(request, repo, revision, reads=False)
         if refusal is not None:
             return refusal
-        siblings = [self._sibling(name, data) for name, data in (self.files(repo) or {}).items()]
+        siblings = [self._sibling(name, data) for name, data in (self.files(repo, revision) or {}).items()]
         if request.query.get("blobs") != "true":
             siblings = [{"rfilename": s["rfilename"]} for s in siblings]
         gated = "auto" if repo == "gated" else False
         return web.json_response(
             {
                 "id": f"org/{repo}",
-                "sha": self.branch,
+                "sha": self._commit(revision),
                 "private": repo == "private",
                 "gated": gated,
                 "siblings": siblings,
             }
         )
+
+    def _commit(self, revision: str) -> str:
+        return revision if revision in self.older else self.branch
 
     def _sibling(self, name: str, data: bytes) -> dict[str, Any]:
         said: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(data).hexdigest()}
@@ -98,20 +108,21 @@ class Hub:
         refusal = self._refusal(request, repo, revision, reads=True)
         if refusal is not None:
             return refusal
-        data = (self.files(repo) or {}).get(file)
+        data = (self.files(repo, revision) or {}).get(file)
         if data is None:
             return _refused(404, "EntryNotFound", "Entry not found")
         headers = {
-            "X-Repo-Commit": self.branch,
+            "X-Repo-Commit": self._commit(revision),
             "X-Linked-Size": str(len(data)),
             "X-Linked-ETag": f'"{self.sha256 or hashlib.sha256(data).hexdigest()}"',
-            "Location": f"{self.url.replace('127.0.0.1', 'localhost')}/cdn/{repo}/{file}",
+            "Location": f"{self.url.replace('127.0.0.1', 'localhost')}/cdn/{repo}/{revision}/{file}",
         }
         return web.Response(status=302, headers=headers)
 
     async def cdn(self, request: web.Request) -> web.StreamResponse:
         self.cdn_headers.append(dict(request.headers))
-        data = (self.files(request.match_info["repo"]) or {})[request.match_info["file"]]
+        repo, revision, file = (request.match_info[k] for k in ("repo", "revision", "file"))
+        data = (self.files(repo, revision) or {})[file]
         return web.Response(body=data, headers={"ETag": '"cdn"'})
 
 
@@ -121,12 +132,12 @@ def _refused(status: int, code: str | None, message: str) -> web.Response:
 
 
 @asynccontextmanager
-async def hub_server(data: bytes, **repos: dict[str, bytes]) -> AsyncIterator[Hub]:
+async def hub_server(data: bytes, host: str = "127.0.0.1", **repos: dict[str, bytes]) -> AsyncIterator[Hub]:
     hub = Hub(data, repos=repos)
     app = web.Application()
     app.router.add_get("/api/models/org/{repo}/revision/{revision}", hub.info)
     app.router.add_route("*", "/org/{repo}/resolve/{revision}/{file:.*}", hub.resolve)
-    app.router.add_get("/cdn/{repo}/{file:.*}", hub.cdn)
-    async with serving(app) as url:
+    app.router.add_get("/cdn/{repo}/{revision}/{file:.*}", hub.cdn)
+    async with serving(app, host) as url:
         hub.url = url
         yield hub

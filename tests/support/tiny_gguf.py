@@ -26,15 +26,23 @@ def _byte_letters() -> list[str]:
 
 
 def write_tiny_gguf(
-    path: Path, *, width: int = 64, layers: int = 2, feed_forward: int = 128, context: int = 4096, seed: int = 7
+    path: Path,
+    *,
+    width: int = 64,
+    layers: int = 2,
+    feed_forward: int = 128,
+    context: int = 4096,
+    seed: int = 7,
+    split: int = 0,
 ) -> Path:
-    """Writes the model (4 heads, 2 KV heads, 260 tokens, F32) to `path` and returns it."""
+    """Writes the model (4 heads, 2 KV heads, 260 tokens, F32) to `path` and returns it; with `split` so many tensors
+    to each of its parts, which are named as llama.cpp does, and then the first of these is returned."""
     rng = np.random.default_rng(seed)
     letters = _byte_letters()
     tokens = [*letters, letters[ord("t")] + letters[ord("h")], "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
     kinds = [gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 3
     heads, kv_heads = 4, 2
-    w = gguf.GGUFWriter(path, "llama")
+    w = gguf.GGUFWriter(path, "llama", split_max_tensors=split)
     w.add_name("tiny")
     w.add_context_length(context)
     w.add_embedding_length(width)
@@ -81,4 +89,4 @@ def write_tiny_gguf(
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
-    return path
+    return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if split else path

@@ -11,7 +11,7 @@ import pytest
 
 from rbee.contracts.configs import QueenConfig, boot_digest, config_digest
 from rbee.core.actual import Actual, HiveActual, QueenActual, Unknown
-from rbee.core.desired import Desired, EngineWanted, ModelWanted
+from rbee.core.desired import Desired, EngineWanted, ModelWanted, Pin
 from rbee.core.problems import Problem
 from rbee.core.providers import EngineProvider, Install, Needs
 from rbee.core.records import Device
@@ -25,6 +25,7 @@ HERE = HiveSpec(name="here")
 BOX = HiveSpec(name="box", ssh=Ssh(host="box"), labels={"power": "loud"})
 ATTIC = HiveSpec(name="attic", ssh=Ssh(host="attic"), labels={"power": "quiet"})
 QUEEN = QueenConfig(fleet="home")
+PIN = Pin(source="hf:org/tiny.gguf", sha256="a" * 64, revision="v1", commit="c0ffee")
 LOUD = Where(labels={"power": "loud"})
 ANY = Where()
 
@@ -85,13 +86,15 @@ def test_replicas_are_numbered() -> None:
 
 def test_all_of_a_hive_is_worked_out() -> None:
     of = spec(BOX, workers=[chat(hive="box", options=WorkerOptions(parallel=2))])
-    found = want(of, {"box": bare()}, pinned={"tiny": "a" * 64})
+    found = want(of, {"box": bare()}, pinned={"tiny": PIN})
     assert found.problems == ()
     hive = found.hives["box"]
     assert (hive.local, hive.release, hive.token_digest, hive.held) == (False, "r1", "t1", ())
     assert len(hive.config_digest) == 16
     assert hive.engines == (EngineWanted(binary_id=ENGINE, engine="llama-cpp"),)
-    assert hive.models == (ModelWanted(name="tiny", source="hf:org/tiny.gguf", revision="v1", sha256="a" * 64),)
+    assert hive.models == (
+        ModelWanted(name="tiny", source="hf:org/tiny.gguf", revision="v1", commit="c0ffee", sha256="a" * 64),
+    )
     (made,) = hive.workers
     assert (made.worker_id, made.spec_name, made.device, made.binary_id) == ("chat-0", "chat", "cpu", ENGINE)
     assert made.options.parallel == 2
@@ -103,14 +106,18 @@ def test_all_of_a_hive_is_worked_out() -> None:
 def test_a_digest_of_the_file_beats_the_lock() -> None:
     of = spec(BOX, workers=[chat(hive="box")])
     of.models["tiny"] = ModelSpec(name="tiny", source="hf:org/tiny.gguf", sha256="b" * 64)
-    assert want(of, {"box": bare()}, pinned={"tiny": "a" * 64}).hives["box"].models[0].sha256 == "b" * 64
+    (model,) = want(of, {"box": bare()}, pinned={"tiny": PIN}).hives["box"].models
+    assert (model.sha256, model.commit) == ("b" * 64, None)
+    of.models["tiny"] = replace(of.models["tiny"], sha256=PIN.sha256)
+    (model,) = want(of, {"box": bare()}, pinned={"tiny": PIN}).hives["box"].models
+    assert (model.sha256, model.commit) == (PIN.sha256, PIN.commit)  # the same bytes: where they are is known
 
 
 def test_a_changed_local_file_is_another_model_and_another_worker() -> None:
     def made(files: dict[str, str], **kw: Any) -> tuple[str | None, str]:
         of = spec(BOX, source="file:/m/t.gguf", workers=[chat(hive="box")])
         of.models["tiny"] = replace(of.models["tiny"], **kw)
-        hive = want(of, {"box": bare()}, files=files, pinned={"tiny": "f" * 64}).hives["box"]
+        hive = want(of, {"box": bare()}, files=files, pinned={"tiny": replace(PIN, sha256="f" * 64)}).hives["box"]
         return hive.models[0].sha256, hive.workers[0].digest
 
     first, second = made({"tiny": "a" * 64}), made({"tiny": "b" * 64})

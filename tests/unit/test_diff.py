@@ -148,8 +148,11 @@ def test_a_worker_made_by_hand_keeps_its_engine_and_model() -> None:
 )
 def test_a_model_that_will_not_do_is_brought_again(there: dict[str, Any], reason: str) -> None:
     wanted = hive_wanted(models=(wanted_model(sha256="c" * 64),))
-    action = one(compare(wanted, hive_actual(models=(model(**there),))))
+    action, after = compare(wanted, hive_actual(models=(model(**there),))).actions
     assert (action.id, action.change, action.reason) == ("model.fetch tiny on box", "change", reason)
+    # It has the former file open.
+    assert (after.kind, after.reason) == ("worker.replace", "model tiny is brought anew")
+    assert one(compare(replace(wanted, workers=()), hive_actual(models=(model(**there),), workers=()))).id == action.id
 
 
 def test_a_digest_that_was_never_computed_is_no_difference() -> None:

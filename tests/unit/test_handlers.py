@@ -291,14 +291,16 @@ def answers_download(request: Any) -> Any:
     return SimpleNamespace(commit="c0ffee", checksum="a" * 64)
 
 
-SOURCE = {"source": "hf:org/tiny.gguf", "revision": "v1", "sha256": None}
+SOURCE = {"source": "hf:org/tiny.gguf", "revision": "v1", "commit": "c0ffee", "sha256": None}
 
 
 def test_a_model_is_fetched_by_its_hive_and_remembered_for_the_lock(on: Stage) -> None:
     on.machines.hives["box"].does = answers_download
     on.do(models.fetch, action("model.fetch", "tiny", push_from=None, **SOURCE))
     assert on.machines.hives["box"].requests == [
-        ModelDownload(hive_id="box", model="hf:org/tiny.gguf", model_id="tiny", revision="v1", mark=OURS)
+        ModelDownload(
+            hive_id="box", model="hf:org/tiny.gguf", model_id="tiny", revision="v1", commit="c0ffee", mark=OURS
+        )
     ]
     told = {"source": "hf:org/tiny.gguf", "revision": "v1", "commit": "c0ffee", "sha256": "a" * 64}
     assert on.world.fetched == {"tiny": told}

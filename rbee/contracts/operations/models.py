@@ -136,6 +136,9 @@ class ModelDownload:
     ]
     model_id: Annotated[str | None, Doc("Id to keep it under; default: made from the source.")] = None
     revision: Annotated[str | None, Doc("Branch, tag or commit (Hugging Face).")] = None
+    commit: Annotated[
+        str | None, Doc("Commit to take, wherever `revision` points to by now: rbee.lock's.", min_length=1)
+    ] = None
     sha256: Annotated[str | None, Doc("Digest it must have.", pattern=r"^[0-9a-f]{64}$")] = None
     declared_source: Annotated[
         str | None, Doc("Source to record instead of `model`, when apply pushed the file here.")

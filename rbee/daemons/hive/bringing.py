@@ -22,7 +22,7 @@ from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import Insufficient, RbeeError
 from rbee.core.records import ModelFile, ModelRecord
 from rbee.daemons.hive.meter import Meter
-from rbee.daemons.hive.model_files import Files, combined
+from rbee.daemons.hive.model_files import INCOMING, Files, combined
 from rbee.daemons.hive.unfinished import DownloadFolder, Unfinished
 
 #: At least so many seconds between two progress events.
@@ -73,7 +73,7 @@ class Bringing:
         # A turn of the loop, so that whoever asked is listening.
         await asyncio.sleep(0)
         tell("model_download_start", f"Downloading {name} from {self.source.name}.", source=self.text)
-        located = await self.source.locate(self.request.model, self.request.revision)
+        located = await self.source.locate(self.request.model, self.request.commit or self.request.revision)
         known = await asyncio.to_thread(self.catalog.get, name)
         if known is not None and self._same(known, located):
             record = await asyncio.to_thread(self._keep, known)
@@ -84,7 +84,10 @@ class Bringing:
             raise RbeeError(
                 f"{self.source.name} has SHA-256 {says} for this file, wanted is {wanted}.",
                 code="checksum_mismatch",
-                mend="It has changed since it was locked: pin the old revision, or lock it anew.",
+                mend=(
+                    "It has changed since it was locked: name the old revision, or remove the model from rbee.lock (or "
+                    "its `sha256:`) to take what is there now."
+                ),
             )
         self.older = known if known is not None and known.status == "available" else None
         return await self._bring(located)
@@ -187,9 +190,10 @@ class Bringing:
         self.folder.publish(done, functools.partial(self.catalog.put, now=system.now()))
         for path in pushed:
             path.unlink(missing_ok=True)
-            # The folder of several, once its last has gone.
-            with contextlib.suppress(OSError):
-                path.parent.rmdir()
+            # The folder of several, once its last has gone; that of all pushes stays, somebody may be about to use it.
+            if path.parent.name != INCOMING:
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
 
     async def failed(self, error: str) -> None:
         """Tell in the catalog why there is no model; one that was there before stays."""

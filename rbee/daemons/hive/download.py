@@ -19,13 +19,13 @@ from rbee.daemons.hive.unfinished import Unfinished
 
 RUNNING: Final = ("queued", "downloading")
 Narrate = Callable[..., None]
-Key = tuple[str, str, str | None, str | None]
+Key = tuple[str, str, str | None, str | None, str | None]
 
 
 def key_of(request: ModelDownload) -> Key:
     """What makes two requests the same download; a secret in the source is no part of it."""
     model_id = request.model_id or default_id(request.model)
-    return model_id, Redactor().text(request.model), request.revision, request.sha256
+    return model_id, Redactor().text(request.model), request.revision, request.commit, request.sha256
 
 
 class Download:

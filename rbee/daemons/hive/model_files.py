@@ -23,6 +23,8 @@ from rbee.core.records import ModelFile
 from rbee.daemons.hive.meter import Meter
 from rbee.daemons.hive.unfinished import DownloadFolder
 
+#: Where apply pushes to, beside the models.
+INCOMING = ".incoming"
 #: Small files of one model that are fetched at once.
 AT_ONCE = 4
 
@@ -45,7 +47,7 @@ class Files:
         on_finished: Callable[[ModelFile], Awaitable[None]],
     ) -> None:
         self._folder, self._request, self._located = folder, request, located
-        self._incoming = catalog.folder("x").parent / ".incoming"
+        self._incoming = catalog.folder("x").parent / INCOMING
         self._on_progress, self._on_finished = on_progress, on_finished
         self._meter = Meter()
         self._cancelled = Event()

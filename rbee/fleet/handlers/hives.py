@@ -78,6 +78,7 @@ def uninstall(world: World, action: Action, tell: Tell) -> None:
     ours = [r.path for r in facts.releases if r.mark is not None and r.mark.fleet == world.spec.fleet]
     all_gone = len(ours) == len(facts.releases)
     extra = [roots.token, roots.hive_config, roots.wheels, f"{roots.data}/memory.json", f"{roots.state}/workers"]
+    extra.append(f"{roots.models}/.incoming")  # of pushes that were never finished
     extra += [f"{roots.data}/hive.{end}" for end in ("db", "db-wal", "db-shm")]
     extra += [f"{roots.state}/hive.{end}" for end in ("lock", "run.json", "queen.json", "log", "log.1")]
     extra += [f"{folder}/.install.lock" for folder in (roots.releases, roots.engines)]

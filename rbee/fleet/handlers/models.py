@@ -72,6 +72,7 @@ def _download(world: World, action: Action, tell: Tell, source: str) -> None:
             model=source,
             model_id=action.name,
             revision=action.params.get("revision"),
+            commit=action.params.get("commit"),
             sha256=action.params.get("sha256"),
             declared_source=declared if declared != source else None,
             mark=world.mark,
