@@ -48,21 +48,21 @@ def _source(scene: Scene, name: str, model: ModelSpec) -> Iterator[Finding]:
     if provider.protocol == "builtin" and rest not in scene.builtins:
         yield unknown_name(path, "built-in model", rest, list(scene.builtins))
     elif source.startswith("file:"):
-        yield from _file(scene, path, source)
+        yield from _file(scene, path, model)
     elif provider.protocol == "url":
         yield from _url(path, model)
 
 
-def _file(scene: Scene, path: Path, source: str) -> Iterator[Finding]:
+def _file(scene: Scene, path: Path, model: ModelSpec) -> Iterator[Finding]:
     """A file of this machine, as `rbee.core.resolve` has made its path absolute."""
-    file = source.removeprefix("file:")
+    file = model.source.removeprefix("file:")
     kind = scene.kind(file)
     if kind == "missing":
         detail = f"{file} is looked for on this machine, from the folder of the file that names it."
         yield Finding(path=path, summary="There is no such model file.", detail=detail, mend="Check the path.")
         return
-    if kind == "directory" and model_format(source) == "gguf":
-        mend = "Name the .gguf file in it; the folder of an MLC model has a name that ends in -MLC."
+    if kind == "directory" and model_format(model) == "gguf":
+        mend = "Name the .gguf file in it, or say `format: mlc` beside it."
         yield Finding(path=path, summary="The model file is a directory.", detail=f"It is {file}.", mend=mend)
         return
     try:
@@ -210,7 +210,7 @@ def _engine(scene: Scene, name: str, worker: WorkerSpec) -> Iterator[Finding]:
     model = scene.spec.models.get(worker.model)
     if model is None or not scene.providers:
         return
-    wanted = model_format(model.source)
+    wanted = model_format(model)
     named = [p for p in scene.providers.values() if worker.engine in (None, p.name)]
     able = [p for p in named if wanted in p.formats]
     said = f"The engine {worker.engine!r}" if worker.engine else "No engine"

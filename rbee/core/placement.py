@@ -7,28 +7,28 @@ from collections.abc import Mapping, Sequence
 
 from rbee.core.providers import EngineProvider
 from rbee.core.records import Device
-from rbee.core.spec import HiveSpec, WorkerSpec
+from rbee.core.spec import HiveSpec, ModelSpec, WorkerSpec
 
 #: `auto` takes the first of these that the hive has and an engine can use.
 PREFERENCE = ("cuda", "metal", "rocm", "vulkan", "cpu")
 
 
-def model_format(source: str) -> str:
-    """`gguf` or `mlc`, by the source's name: the MLC project's own naming (`...-MLC`), GGUF otherwise."""
-    plain = source.split("?", 1)[0].rstrip("/")
-    return "mlc" if plain.upper().endswith("-MLC") else "gguf"
+def model_format(model: ModelSpec) -> str:
+    """`gguf` or `mlc`: what is said of it, else by its source's name, which the MLC project ends in `-MLC`."""
+    plain = model.source.split("?", 1)[0].rstrip("/")
+    return model.format or ("mlc" if plain.upper().endswith("-MLC") else "gguf")
 
 
 def choose_engine(
-    worker: WorkerSpec, source: str, devices: Sequence[Device], providers: Sequence[EngineProvider]
+    worker: WorkerSpec, model: ModelSpec, devices: Sequence[Device], providers: Sequence[EngineProvider]
 ) -> tuple[EngineProvider, str] | str:
     """The engine and the device id (`cpu`, `cuda:0`) for a worker, or a sentence why there is none."""
-    wanted = model_format(source)
+    wanted = model_format(model)
     named = [p for p in providers if worker.engine in (None, p.name)]
     able = [p for p in named if wanted in p.formats]
     if not able:
         who = f"engine {worker.engine!r}" if worker.engine else "any engine"
-        return f"{source} is a {wanted} model, which {who} cannot read"
+        return f"{model.source} is a {wanted} model, which {who} cannot read"
     ids = {d.id: d for d in devices}
     if worker.device != "auto":
         device = ids.get(worker.device)

@@ -8,7 +8,7 @@ A `Spec` is complete: defaults are filled in, sugar (`ssh: alias`, `5m`) is reso
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from rbee.core.doc import Doc
 
@@ -119,6 +119,10 @@ class ModelSpec:
     revision: Annotated[str | None, Doc("Branch, tag or commit of a Hugging Face repository.", min_length=1)] = None
     sha256: Annotated[
         str | None, Doc("Digest the file must have; rbee.lock keeps it otherwise.", pattern=r"^[0-9a-f]{64}$")
+    ] = None
+    format: Annotated[
+        Literal["gguf", "mlc"] | None,
+        Doc("What it is, where its name does not tell: mlc for a name that ends in -MLC, gguf otherwise."),
     ] = None
 
 

@@ -119,7 +119,7 @@ def _able(inputs: Inputs, seen: HiveActual | Unknown, hive: str, worker: WorkerS
     """Whether a machine has a device and an engine for a worker."""
     if not isinstance(seen, HiveActual):
         return False
-    choice = choose_engine(worker, inputs.spec.models[worker.model].source, seen.devices, inputs.providers)
+    choice = choose_engine(worker, inputs.spec.models[worker.model], seen.devices, inputs.providers)
     return not isinstance(choice, str) and not _lacking(choice[0], hive, seen, "")
 
 
@@ -155,7 +155,7 @@ def _add(
     """Put one worker into a hive's draft; what forbids it is returned."""
     subject = f"workers.{worker_id}"
     model = inputs.spec.models[worker.model]
-    choice = choose_engine(worker, model.source, seen.devices, inputs.providers)
+    choice = choose_engine(worker, model, seen.devices, inputs.providers)
     if isinstance(choice, str):
         return [
             Problem(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rbee.core.placement import choose_engine, model_format, place
 from rbee.core.records import Device
-from rbee.core.spec import HiveSpec, Ssh, Where, WorkerSpec
+from rbee.core.spec import HiveSpec, ModelSpec, Ssh, Where, WorkerSpec
 from tests.unit.strategies import CPU, provider
 
 GGUF, MLC = "hf:org/tiny.gguf", "hf:mlc-ai/Qwen-MLC"
@@ -22,6 +22,10 @@ BOTH = [LLAMA, MLC_LLM]
 
 def gpu(index: int, kind: Any = "cuda") -> Device:
     return Device(id=f"{kind}:{index}", device_id=index, device_type=kind, name="G")
+
+
+def of(source: str) -> ModelSpec:
+    return ModelSpec(name="tiny", source=source)
 
 
 def spec(**kw: Any) -> WorkerSpec:
@@ -39,7 +43,14 @@ def spec(**kw: Any) -> WorkerSpec:
     ],
 )
 def test_format_by_name(source: str, expected: str) -> None:
-    assert model_format(source) == expected
+    assert model_format(of(source)) == expected
+
+
+def test_what_is_said_of_the_format_goes_first() -> None:
+    assert model_format(ModelSpec(source=GGUF, format="mlc")) == "mlc"
+    assert model_format(ModelSpec(source=MLC, format="gguf")) == "gguf"
+    found = choose_engine(spec(), ModelSpec(source="hf:org/tuned", format="mlc"), [CPU, gpu(0)], BOTH)
+    assert found == (MLC_LLM, "cuda:0")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +65,7 @@ def test_format_by_name(source: str, expected: str) -> None:
     ],
 )
 def test_what_is_chosen(worker: WorkerSpec, source: str, devices: list[Device], expected: str) -> None:
-    found = choose_engine(worker, source, devices, BOTH)
+    found = choose_engine(worker, of(source), devices, BOTH)
     assert not isinstance(found, str), found
     assert f"{found[0].name} {found[1]}" == expected
 
@@ -71,11 +82,11 @@ def test_what_is_chosen(worker: WorkerSpec, source: str, devices: list[Device], 
     ],
 )
 def test_why_there_is_none(worker: WorkerSpec, source: str, devices: list[Device], why: str) -> None:
-    assert choose_engine(worker, source, devices, BOTH) == why
+    assert choose_engine(worker, of(source), devices, BOTH) == why
 
 
 def test_without_providers_nothing_can_be_read() -> None:
-    assert choose_engine(spec(), GGUF, [CPU], []) == f"{GGUF} is a gguf model, which any engine cannot read"
+    assert choose_engine(spec(), of(GGUF), [CPU], []) == f"{GGUF} is a gguf model, which any engine cannot read"
 
 
 # ------------------------------------------------------------ hives
