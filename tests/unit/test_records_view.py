@@ -25,6 +25,7 @@ from rbee.contracts.operations.models import (
 )
 from rbee.contracts.operations.preload import ModelPreloadStatsResponse
 from rbee.contracts.operations.workers import WorkerSpawnBatchResponse, WorkerSpawned
+from rbee.core.errors import RbeeError
 from rbee.core.records import Device, ModelFile, ModelRecord
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
@@ -177,6 +178,20 @@ def test_without_a_terminal_progress_is_a_line_for_every_tenth(capsys: pytest.Ca
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["0 of 1000", "100 of 1000", "200 of 1000", "300 of 1000", "There. x"]
+
+
+def test_an_error_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = {"event": "worker_spawn_error", "message": "No engine is installed.", "level": "error"}
+    with pytest.raises(RbeeError), Narration(OPERATIONS["WorkerSpawn"], as_json=False) as told:
+        told.show(failed)
+        raise RbeeError("No engine is installed.", mend="Apply.")
+    assert capsys.readouterr().err == ""  # whoever catches the error says it
+    with pytest.raises(RbeeError), Narration(OPERATIONS["WorkerSpawn"], as_json=False) as told:
+        told.show(failed)
+        raise RbeeError("Something else.")
+    narrate("WorkerSpawnBatch", failed, {"event": "x", "message": "1 of 2 started.", "level": "info"})
+    said = "No engine is installed."
+    assert capsys.readouterr().err.splitlines() == [said, said, "1 of 2 started."]
 
 
 def test_of_a_question_only_warnings_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import click
 from rbee.cli.views.problems import harmless
 from rbee.contracts import codec
 from rbee.contracts.operations import OperationType
+from rbee.core.errors import RbeeError
 
 #: Commands whose answer says all: of what they narrate people see only warnings.
 _ASKING = frozenset({"list", "get", "show", "ps", "stats", "status", "logs"})
@@ -29,15 +30,20 @@ class Narration:
         self._colour = self._moves and not os.environ.get("NO_COLOR")
         self._moving = False
         self._tenth = -1
+        #: The last event, when it was an error: shown once it is clear that the job's own error does not say the same.
+        self._held: str | None = None
 
     def __enter__(self) -> Narration:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if not (self._held and isinstance(e, RbeeError) and str(e).startswith(self._held)):
+            self._let_go()
         self._end_line()
 
     def show(self, event: dict[str, Any]) -> None:
         """One event, as it comes."""
+        self._let_go()
         level = event.get("level", "info")
         if self._json:
             click.echo(codec.encode(event).decode())
@@ -47,8 +53,15 @@ class Narration:
             return
         elif str(event.get("event", "")).endswith("_progress"):
             self._progress(event)
+        elif level == "error":
+            self._held = str(event["message"])
         else:
             self.say(str(event["message"]), _COLOUR.get(level))
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self.say(held, _COLOUR["error"])
 
     def say(self, text: str, colour: str | None = None) -> None:
         """A line of its own."""
