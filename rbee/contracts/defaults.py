@@ -31,6 +31,8 @@ MAX_BODY: Final = 64 * 2**20
 MAX_JOB_EVENTS: Final = 10_000
 #: Of one job's events: in memory while it runs, and in the file.
 MAX_JOB_BYTES: Final = 4 * 2**20
+#: Seconds after which a job that follows something, and that nobody reads any more, is cancelled.
+JOB_UNHEARD: Final = 60.0
 JOBS_KEPT: Final = 1_000
 #: Of all ended jobs with their events and smaller results, in the file.
 JOBS_BYTES: Final = 256 * 2**20
