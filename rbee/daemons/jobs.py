@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from rbee.contracts import codec
+from rbee.contracts import codec, defaults
 from rbee.contracts.jobs import Job, JobAccepted, JobError
 from rbee.contracts.operations import OperationType, parse_operation
 from rbee.core.errors import Conflict, InvalidRequest, NotFound, RbeeError, Unavailable
@@ -24,6 +24,7 @@ from rbee.daemons.app import Route
 from rbee.daemons.job_ends import failure, tail
 from rbee.daemons.job_store import JobStore
 from rbee.daemons.lanes import Lanes
+from rbee.daemons.live_job import Live, attend
 from rbee.daemons.logs import current_job
 from rbee.daemons.middleware import json_response
 from rbee.daemons.narrate import JobContext, now
@@ -41,27 +42,13 @@ WRITTEN_TWICE = 2**16
 STATES = ("queued", "running", "completed", "failed", "cancelled")
 
 
-@dataclasses.dataclass(slots=True)
-class _Live:
-    """A job that has not ended yet. Without a task it waits for its turn."""
-
-    job: Job
-    lane: str
-    handler: Handler
-    request: Any
-    feed: sse.Feed
-    task: asyncio.Task[None] | None = None
-    cancelled: bool = False
-    result_bytes: int = 0
-    fade: asyncio.Task[None] | None = None
-
-
 class JobRunner:
     """Runs jobs of one daemon. Owned by its event loop; other threads only narrate.
 
     `lanes`: how many run at once, by kind; the others wait, `queued`, first come first served. Without it none waits:
     a queen's jobs are mostly other daemons' jobs, which these limit; limits of her own would only let one hive's
     queue hold up another's.
+    `unheard`: seconds after which a job that would go on for ever, and that nobody reads, is cancelled.
     """
 
     def __init__(
@@ -71,6 +58,7 @@ class JobRunner:
         actor: str,
         secrets: Iterable[str] = (),
         lanes: Lanes | None = None,
+        unheard: float = defaults.JOB_UNHEARD,
     ) -> None:
         self._store = store
         self._handlers = dict(handlers)
@@ -78,10 +66,11 @@ class JobRunner:
         known = list(secrets)
         # Also as they look in JSON: a result is made into it first, and searched then.
         self._redactor = Redactor([*known, *(codec.encode(k).decode()[1:-1] for k in known)])
+        self._unheard = unheard
         self._lanes = lanes or Lanes({}, MAX_RUNNING, queue=0)
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
         #: Ended, and not yet written down.
-        self._fading: dict[str, _Live] = {}
+        self._fading: dict[str, Live] = {}
         self._stopping = False
         #: Jobs that ended since the start, by lane and state.
         self.ended: Counter[tuple[str, str]] = Counter()
@@ -135,9 +124,11 @@ class JobRunner:
             self._next(optype.lane, job_id)
             raise
         job = Job(job_id=job_id, operation=optype.name, state="queued", created_at=now(), request=asked)
-        live = _Live(job, optype.lane, handler, request, sse.Feed())
+        live = Live(job, optype.lane, handler, request)
         self._live[job_id] = live
         self._store.put(job)
+        if live.endless:
+            attend(live, self._unheard, lambda: self._abandon(live))
         if place:
             text = f"Waiting for a free place; {place - 1} wait before it."
             self._context(live).narrate("job_queued", text, lane=optype.lane, before=place - 1)
@@ -146,11 +137,11 @@ class JobRunner:
         await self._store.settled()
         return live.job
 
-    def _begin(self, live: _Live) -> None:
+    def _begin(self, live: Live) -> None:
         live.task = asyncio.get_running_loop().create_task(self._run(live), name=live.job.job_id)
         live.task.add_done_callback(lambda _: self._left(live))
 
-    def _left(self, live: _Live) -> None:
+    def _left(self, live: Live) -> None:
         """Its task is over, perhaps cancelled before its first step; the next one's turn."""
         if live.cancelled:
             self._end(live, "cancelled")
@@ -164,7 +155,7 @@ class JobRunner:
         if following is not None and not self._stopping:
             self._begin(self._live[following])
 
-    def _context(self, live: _Live) -> JobContext:
+    def _context(self, live: Live) -> JobContext:
         return JobContext(
             live.job.job_id,
             actor=self._actor,
@@ -173,7 +164,7 @@ class JobRunner:
             loop=asyncio.get_running_loop(),
         )
 
-    async def _run(self, live: _Live) -> None:
+    async def _run(self, live: Live) -> None:
         current_job.set(live.job.job_id)
         self._update(live, state="running", started_at=now())
         context = self._context(live)
@@ -199,7 +190,7 @@ class JobRunner:
         """A result as JSON, made once (it may be a list of 10,000) and without known secrets."""
         return self._redactor.exact(codec.encode(result).decode()).encode()
 
-    def _tell(self, live: _Live, event: dict[str, Any]) -> None:
+    def _tell(self, live: Live, event: dict[str, Any]) -> None:
         if live.feed.ended:
             return
         data = codec.encode(event)
@@ -208,11 +199,11 @@ class JobRunner:
             kept = data[: -live.result_bytes - 1]  # its last field; the job has it too
         self._store.append(live.job.job_id, live.feed.append(data), kept)
 
-    def _update(self, live: _Live, **changes: Any) -> None:
+    def _update(self, live: Live, **changes: Any) -> None:
         live.job = dataclasses.replace(live.job, **changes)
         self._store.put(live.job)
 
-    def _end(self, live: _Live, state: str, **outcome: Any) -> None:
+    def _end(self, live: Live, state: str, **outcome: Any) -> None:
         if live.feed.ended:
             return
         self._update(live, state=state, ended_at=now(), **outcome)
@@ -222,7 +213,7 @@ class JobRunner:
         self._fading[live.job.job_id] = live
         live.fade = asyncio.get_running_loop().create_task(self._fade(live))
 
-    async def _fade(self, live: _Live) -> None:
+    async def _fade(self, live: Live) -> None:
         """An ended job is told from memory until it is written down: a large result takes a moment."""
         with contextlib.suppress(RbeeError):  # closed meanwhile: it is written
             await self._store.settled()
@@ -248,15 +239,23 @@ class JobRunner:
         if live is None:
             job = await self.get(job_id)
             raise Conflict(f"The job has already ended: {job.state}.", code="job_ended")
+        self._call_off(live)
+        if live.task is not None:
+            await asyncio.wait({live.task}, timeout=CANCEL_WAIT)
+        return live.job
+
+    def _call_off(self, live: Live) -> None:
         if live.task is None:
             self._end(live, "cancelled")
-            self._next(live.lane, job_id)
-            return live.job
-        if not live.cancelled:  # a second one would only disturb the tidying up
+            self._next(live.lane, live.job.job_id)
+        elif not live.cancelled:  # a second one would only disturb the tidying up
             live.cancelled = True
             live.task.cancel()
-        await asyncio.wait({live.task}, timeout=CANCEL_WAIT)
-        return live.job
+
+    def _abandon(self, live: Live) -> None:
+        text = f"Nobody has read this for {self._unheard:g} seconds, and it would go on for ever: it is cancelled."
+        self._context(live).narrate("job_unheard", text, "warning", seconds=self._unheard)
+        self._call_off(live)
 
     # The wire.
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from aiohttp import web
@@ -37,7 +38,18 @@ class Feed:
     A reader that was slower than that misses them and goes on with the oldest one kept. Belongs to one event loop.
     """
 
-    __slots__ = ("_bytes", "_frames", "_limit", "_limit_bytes", "_waiters", "ended", "first", "tail")
+    __slots__ = (
+        "_bytes",
+        "_frames",
+        "_heard_at",
+        "_limit",
+        "_limit_bytes",
+        "_readers",
+        "_waiters",
+        "ended",
+        "first",
+        "tail",
+    )
 
     def __init__(self, limit: int = defaults.MAX_JOB_EVENTS, limit_bytes: int = defaults.MAX_JOB_BYTES) -> None:
         self._frames: list[bytes] = []
@@ -45,6 +57,8 @@ class Feed:
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._waiters: set[asyncio.Future[None]] = set()
+        self._readers = 0
+        self._heard_at = time.monotonic()
         #: Number of the oldest frame kept; the first frame ever is 1.
         self.first = 1
         self.ended = False
@@ -94,6 +108,18 @@ class Feed:
         if not frames:
             return seq, b""
         return self.first + end - 1, frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def enter(self) -> None:
+        """A reader is here, until it calls `exit`."""
+        self._readers += 1
+
+    def exit(self) -> None:
+        self._readers -= 1
+        self._heard_at = time.monotonic()
+
+    def unheard(self) -> float:
+        """Seconds for which there has been no reader."""
+        return 0.0 if self._readers else time.monotonic() - self._heard_at
 
     def waiter(self) -> asyncio.Future[None]:
         """Ends when there is more; whoever got it may end it too."""
@@ -167,6 +193,7 @@ async def serve(
     if request.method == "HEAD":
         return response
     watch = _Watch(request.transport, keepalive)
+    feed.enter()
     try:
         while True:
             after, data = feed.after(after)
@@ -190,6 +217,7 @@ async def serve(
         pass  # the client left
     finally:
         watch.stop()
+        feed.exit()
     return response
 
 
