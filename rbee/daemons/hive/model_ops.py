@@ -75,6 +75,13 @@ class ModelOps:
         template = None
         if record.chat_template and record.status == "available":
             template = await asyncio.to_thread(template_of, record)
+        ctx.narrate(
+            "model_get_result",
+            f"{record.id}: {record.size_bytes / 1e6:,.1f} MB, {record.status}",
+            model_id=record.id,
+            size_bytes=record.size_bytes,
+            status=record.status,
+        )
         return ops.ModelGetResponse(model=record, chat_template=template)
 
     async def delete(self, ctx: JobContext, request: ops.ModelDelete) -> ops.ModelDeleteResponse:

@@ -15,6 +15,7 @@ from rbee.contracts.operations import workers as ops
 from rbee.core.errors import InvalidRequest, NotFound, RbeeError
 from rbee.core.logs_window import Line, since_of
 from rbee.core.problems import did_you_mean
+from rbee.core.records import WorkerRecord
 from rbee.daemons.hive.managed import Managed
 from rbee.daemons.hive.spawn import Spawner
 from rbee.daemons.hive.spawn_batch import spawn_batch
@@ -56,14 +57,7 @@ class WorkerOps:
         ctx.narrate("worker_proc_list_start", "Listing the workers of this hive.")
         found = await self._supervisor.records()
         for w in found:
-            ctx.narrate(
-                "worker_proc_list_entry",
-                f"{w.worker_id}: {w.model} on {w.device}, pid {w.pid}, port {w.port}, {w.status}",
-                worker_id=w.worker_id,
-                pid=w.pid,
-                port=w.port,
-                status=w.status,
-            )
+            _tell(ctx, "worker_proc_list_entry", w)
         if not found:
             ctx.narrate("worker_proc_list_empty", "No workers.")
         ctx.narrate(
@@ -74,7 +68,9 @@ class WorkerOps:
     async def get(self, ctx: JobContext, request: ops.WorkerProcessGet) -> ops.WorkerProcessGetResponse:
         worker = self._supervisor.by_pid(request.pid)
         await self._supervisor.measure()
-        return ops.WorkerProcessGetResponse(worker=worker.record())
+        found = worker.record()
+        _tell(ctx, "worker_proc_get_result", found)
+        return ops.WorkerProcessGetResponse(worker=found)
 
     async def delete(self, ctx: JobContext, request: ops.WorkerProcessDelete) -> ops.WorkerProcessDeleteResponse:
         """Only a process that this hive started: told by pid and start time, never by a pid alone. One that has no
@@ -151,6 +147,11 @@ class WorkerOps:
         count += await _tell_lines(ctx, worker.id, reader.last())
         ctx.narrate("worker_logs_end", f"Worker {worker.id} is gone.", worker_id=worker.id)
         return count
+
+
+def _tell(ctx: JobContext, name: str, w: WorkerRecord) -> None:
+    text = f"{w.worker_id}: {w.model} on {w.device}, pid {w.pid}, port {w.port}, {w.status}"
+    ctx.narrate(name, text, worker_id=w.worker_id, pid=w.pid, port=w.port, status=w.status)
 
 
 async def _tell_lines(ctx: JobContext, worker_id: str, lines: Iterable[Line]) -> int:
