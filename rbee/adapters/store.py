@@ -74,7 +74,7 @@ class SqliteJobStore:
             raise RbeeError(f"The database {self._path} cannot be used: {e}.", code="store_unusable") from None
 
     def put(self, job: Job) -> None:
-        result = None if job.result is None else codec.encode(job.result)
+        result = None if job.result is None else codec.json_of(job.result)
         text = codec.encode(replace(job, result=None)).decode()
 
         def write(rows: Rows) -> None:
@@ -102,8 +102,8 @@ class SqliteJobStore:
         before = int(cursor) if cursor else 2**62
         return await self._ask(lambda rows: rows.page(state, limit, before))
 
-    async def events(self, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
-        return await self._ask(lambda rows: rows.events(job_id, after, limit))
+    async def events(self, job_id: str, after: int, limit: int, *, large: bool = True) -> list[tuple[int, bytes]]:
+        return await self._ask(lambda rows: rows.events(job_id, after, limit, large))
 
     async def interrupt_running(self, error: JobError) -> int:
         return await self._ask(lambda rows: rows.interrupt(error))

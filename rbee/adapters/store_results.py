@@ -43,7 +43,7 @@ class Results:
         self._sizes = {name: size for _, name, size in sorted(found)}
         self._total = sum(self._sizes.values())
 
-    def put(self, job_id: str, result: bytes) -> None:
+    def put(self, job_id: str, result: bytes | memoryview) -> None:
         """Raises OSError: disk full, no permission; then it is not kept."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self._folder / f".{job_id}"

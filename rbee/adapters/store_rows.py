@@ -105,7 +105,7 @@ class Rows:
             raise
         return db
 
-    def put(self, job_id: str, state: str, job: str, result: bytes | None) -> None:
+    def put(self, job_id: str, state: str, job: str, result: bytes | memoryview | None) -> None:
         size = 0
         if result is not None and len(result) > LARGE:
             self._keep_apart(job_id, result)
@@ -128,7 +128,7 @@ class Rows:
                 oldest.pop()
             self._forget(oldest)
 
-    def _keep_apart(self, job_id: str, result: bytes) -> None:
+    def _keep_apart(self, job_id: str, result: bytes | memoryview) -> None:
         try:
             self._results.put(job_id, result)
         except OSError as e:  # the job has ended all the same
@@ -194,7 +194,7 @@ class Rows:
         rows.close()
         return JobPage(jobs=tuple(jobs), cursor=more)
 
-    def events(self, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+    def events(self, job_id: str, after: int, limit: int, large: bool) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
         size = 0
         rows = self.db.execute(
@@ -202,7 +202,7 @@ class Rows:
         )
         for seq, event in rows:
             if event.endswith(_CUT):
-                event = self._completed(job_id, event)
+                event = self._completed(job_id, event) if large else None
                 if event is None:
                     continue
             if found and size + len(event) > EVENT_BYTES:

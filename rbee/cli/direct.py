@@ -63,6 +63,8 @@ class Direct:
 
     async def _do(self, request: Any, on_event: Callable[[dict[str, Any]], None]) -> Any:
         # Here, not above: a command that asks the daemon needs none of it.
+        from rbee.contracts import codec
+        from rbee.contracts.operations import OPERATIONS
         from rbee.core.redact import Redactor
         from rbee.daemons.hive.hive import Hive
         from rbee.daemons.narrate import JobContext
@@ -84,7 +86,8 @@ class Direct:
                 await hive.start(revive=False, doing=f"`rbee-hive` at {name}")
             except Conflict as e:
                 raise Held(e) from None
-            return await handler(context, request)
+            answer = await handler(context, request)
+            return codec.decode(OPERATIONS[name].response, answer) if isinstance(answer, bytes) else answer
         finally:
             await hive.stop()
 

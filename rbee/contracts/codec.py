@@ -30,6 +30,11 @@ def embedded(data: bytes) -> Any:
     return msgspec.Raw(data)
 
 
+def json_of(value: Any) -> bytes | memoryview:
+    """`encode`, without a copy of what is `embedded`."""
+    return memoryview(value) if isinstance(value, msgspec.Raw) else msgspec.json.encode(value)
+
+
 def decode(kind: type[T], data: bytes | str) -> T:
     """The value of type `kind` in `data`; unknown fields are ignored (a newer peer may send more).
 

@@ -31,10 +31,11 @@ _SUSPECT = re.compile(
 class Redactor:
     """Hides what looks like a secret, and the very secrets given (the fleet's token)."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_known_bytes")
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         self._known = tuple(sorted((k for k in known if len(k) >= _SHORTEST), key=len, reverse=True))
+        self._known_bytes = tuple(k.encode() for k in self._known)
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._known)} known)"
@@ -56,6 +57,12 @@ class Redactor:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
         return text
+
+    def data(self, data: bytes) -> bytes:
+        """`exact` of a text in UTF-8, which may be large: the very same bytes when there is nothing to hide."""
+        for secret in self._known_bytes:
+            data = data.replace(secret, HIDDEN.encode())
+        return data
 
     def value(self, value: Any, *, exact: bool = False) -> Any:
         """A JSON value with every text in it redacted; a text under a telling key is hidden whole."""

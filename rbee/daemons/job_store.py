@@ -32,8 +32,11 @@ class JobStore(Protocol):
         """Without the larger results; shorter than `limit` when the jobs are large, `cursor` tells where to go on."""
         ...
 
-    async def events(self, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """The events behind number `after`: at most `limit`, and not many bytes at once; none only at the end."""
+    async def events(self, job_id: str, after: int, limit: int, *, large: bool = True) -> list[tuple[int, bytes]]:
+        """The events behind number `after`: at most `limit`, and not many bytes at once; none only at the end.
+
+        Without `large` an event that has the job's large result in it is left out.
+        """
         ...
 
     async def interrupt_running(self, error: JobError) -> int: ...

@@ -28,16 +28,18 @@ from rbee.daemons.live_job import Live, attend
 from rbee.daemons.logs import current_job
 from rbee.daemons.middleware import json_response
 from rbee.daemons.narrate import JobContext, now
+from rbee.daemons.writing import send_json
 
 __all__ = ["Handler", "JobContext", "JobRunner", "JobStore"]
 
 log = logging.getLogger(__name__)
 
+#: What it gives is the operation's response: a value, or its JSON, as bytes.
 Handler = Callable[[JobContext, Any], Awaitable[Any]]
 #: Of one lane, in a daemon that has no limits of its own for them.
 MAX_RUNNING = 1_000
 CANCEL_WAIT = 10.0
-#: A larger result is written once, with the job; its event only says that it stands there.
+#: A larger result is kept once, with the job; its event only says that it stands there.
 WRITTEN_TWICE = 2**16
 STATES = ("queued", "running", "completed", "failed", "cancelled")
 
@@ -169,11 +171,12 @@ class JobRunner:
         self._update(live, state="running", started_at=now())
         context = self._context(live)
         try:
-            result = self._sealed(await live.handler(context, live.request))
-            told = codec.embedded(result)
-            live.result_bytes = len(result)
+            result = await live.handler(context, live.request)
+            # JSON made once (it may be a list of 10,000), and without known secrets.
+            live.result = self._redactor.data(result if isinstance(result, bytes) else codec.encode(result))
+            told = codec.embedded(live.result)
             context.narrate("result", f"{live.job.operation} done.", verbatim=True, result=told)
-            self._end(live, "completed", result=told, result_bytes=len(result))
+            self._end(live, "completed", result=told, result_bytes=len(live.result))
         except asyncio.CancelledError:
             if live.cancelled:
                 self._end(live, "cancelled")
@@ -186,18 +189,16 @@ class JobRunner:
             text = self._redactor.text(f"{type(e).__name__}: {e}")
             self._end(live, "failed", error=failure(text, "internal"))
 
-    def _sealed(self, result: Any) -> bytes:
-        """A result as JSON, made once (it may be a list of 10,000) and without known secrets."""
-        return self._redactor.exact(codec.encode(result).decode()).encode()
-
     def _tell(self, live: Live, event: dict[str, Any]) -> None:
         if live.feed.ended:
             return
-        data = codec.encode(event)
-        kept = data
-        if live.result_bytes > WRITTEN_TWICE and event["event"] == "result":
-            kept = data[: -live.result_bytes - 1]  # its last field; the job has it too
-        self._store.append(live.job.job_id, live.feed.append(data), kept)
+        if len(live.result) > WRITTEN_TWICE and event["event"] == "result":
+            data = codec.encode({**event, "result": 0})[:-2]  # its last field, and the brace
+            seq = live.feed.append(data, live.result)
+        else:
+            data = codec.encode(event)
+            seq = live.feed.append(data)
+        self._store.append(live.job.job_id, seq, data)
 
     def _update(self, live: Live, **changes: Any) -> None:
         live.job = dataclasses.replace(live.job, **changes)
@@ -284,15 +285,18 @@ class JobRunner:
         return json_response(await self._store.page(state, int(limit), query.get("cursor")))
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
-        return json_response(await self.get(request.match_info["job_id"]))
+        return await send_json(request, await self.get(request.match_info["job_id"]))
 
     async def _delete(self, request: web.Request) -> web.StreamResponse:
         return json_response(await self.cancel(request.match_info["job_id"]))
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         job_id, after = request.match_info["job_id"], sse.last_event_id(request)
+        large = request.query.get("large") != "false"
         live = self._live.get(job_id) or self._fading.get(job_id)
         if live is not None:
-            return await sse.serve(request, live.feed, after)
+            return await sse.serve(request, live.feed, after, large=large)
         job = await self._stored(job_id, result=False)
-        return await sse.serve_stored(request, lambda n: self._store.events(job_id, n, sse.BATCH), after, tail(job))
+        return await sse.serve_stored(
+            request, lambda n: self._store.events(job_id, n, sse.BATCH, large=large), after, tail(job)
+        )

@@ -23,7 +23,6 @@ class Live:
     feed: sse.Feed = field(default_factory=sse.Feed)
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
-    result_bytes: int = 0
     #: As JSON, once there is one.
     result: bytes = b""
     fade: asyncio.Task[None] | None = None

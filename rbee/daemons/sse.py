@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from rbee.contracts import defaults
+from rbee.daemons.writing import BATCH_BYTES, READER_TIMEOUT, Watch
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -17,13 +18,10 @@ HEADERS = {
     "X-Accel-Buffering": "no",
 }
 KEEPALIVE = b": keepalive\n\n"
-#: A reader that takes nothing for this long is dropped; it may come back with Last-Event-ID.
-READER_TIMEOUT = 60.0
-#: Frames that are written to a reader at once, at most; and bytes, about.
+#: Frames that are written to a reader at once, at most.
 BATCH = 256
-BATCH_BYTES = 128 * 2**10
-#: A larger frame is written in pieces of this size, so that a reader never holds a copy of it.
-PIECE = 64 * 2**10
+#: One event, or several; or the parts of a large one, which are shared with whoever else has them.
+Frames = bytes | tuple[bytes, ...]
 
 
 def frame(data: bytes, seq: int | None = None) -> bytes:
@@ -52,7 +50,7 @@ class Feed:
     )
 
     def __init__(self, limit: int = defaults.MAX_JOB_EVENTS, limit_bytes: int = defaults.MAX_JOB_BYTES) -> None:
-        self._frames: list[bytes] = []
+        self._frames: list[Frames] = []
         self._bytes = 0
         self._limit = limit
         self._limit_bytes = limit_bytes
@@ -69,12 +67,15 @@ class Feed:
     def next_seq(self) -> int:
         return self.first + len(self._frames)
 
-    def append(self, data: bytes) -> int:
-        """Adds an event (JSON) and wakes the readers; its number."""
+    def append(self, data: bytes, large: bytes = b"") -> int:
+        """Adds an event (JSON) and wakes the readers; its number. A `large` one goes on with that, which is not
+        copied, and a brace."""
         seq = self.next_seq
-        made = frame(data, seq)
+        made: Frames = frame(data, seq)
+        if large:
+            made = (b"id: %d\ndata: %b" % (seq, data), large, b"}\n\n")
         self._frames.append(made)
-        self._bytes += len(made)
+        self._bytes += _size(made)
         # A little beyond the bounds, so that it is not done for every event.
         if len(self._frames) > self._limit + self._limit // 8 or self._bytes > self._limit_bytes * 9 // 8:
             self._drop_oldest()
@@ -84,7 +85,7 @@ class Feed:
     def _drop_oldest(self) -> None:
         dropped, left = 0, len(self._frames)
         while left > 1 and (left > self._limit or self._bytes > self._limit_bytes):
-            self._bytes -= len(self._frames[dropped])
+            self._bytes -= _size(self._frames[dropped])
             dropped, left = dropped + 1, left - 1
         del self._frames[:dropped]
         self.first += dropped
@@ -95,19 +96,21 @@ class Feed:
         self.ended = True
         self._wake()
 
-    def after(self, seq: int, most: int = BATCH) -> tuple[int, bytes]:
+    def after(self, seq: int, most: int = BATCH) -> tuple[int, Frames]:
         """The frames behind number `seq`, joined (a single one as it is kept), and the number of the last of them."""
         start = max(seq + 1 - self.first, 0)
-        end, size = start, 0
+        frames: list[bytes] = []
+        size = 0
         for made in self._frames[start : start + most]:
-            size += len(made)
-            if end > start and size > BATCH_BYTES:
+            size += _size(made)
+            if frames and (size > BATCH_BYTES or isinstance(made, tuple)):
                 break
-            end += 1
-        frames = self._frames[start:end]
+            if isinstance(made, tuple):
+                return self.first + start, made
+            frames.append(made)
         if not frames:
             return seq, b""
-        return self.first + end - 1, frames[0] if len(frames) == 1 else b"".join(frames)
+        return self.first + start + len(frames) - 1, frames[0] if len(frames) == 1 else b"".join(frames)
 
     def enter(self) -> None:
         """A reader is here, until it calls `exit`."""
@@ -137,62 +140,27 @@ class Feed:
                 waiter.set_result(None)
 
 
-class _Watch:
-    """One timer for a reader, instead of one for each event: wakes it for a keepalive, drops it when it is stuck."""
-
-    __slots__ = ("_every", "_loop", "_timer", "_transport", "busy_since", "idle_since", "waiter")
-
-    def __init__(self, transport: asyncio.Transport | None, every: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._transport = transport
-        self._every = every
-        self.waiter: asyncio.Future[None] | None = None
-        self.idle_since = self._loop.time()
-        self.busy_since: float | None = None
-        self._timer = self._loop.call_later(every, self._tick)
-
-    def _tick(self) -> None:
-        now = self._loop.time()
-        if self.busy_since is not None and now - self.busy_since > READER_TIMEOUT:
-            if self._transport is not None:
-                self._transport.abort()
-            return
-        wait = self._every
-        if self.busy_since is None and self.waiter is not None and not self.waiter.done():
-            wait = self.idle_since + self._every - now
-            if wait <= 0.001:
-                self.waiter.set_result(None)
-                wait = self._every
-        self._timer = self._loop.call_later(wait, self._tick)
-
-    async def write(self, response: web.StreamResponse, data: bytes) -> None:
-        """Writes, and waits while the client does not read."""
-        pieces: Iterable[bytes | memoryview] = [data] if len(data) <= BATCH_BYTES else _pieces(data)
-        for piece in pieces:
-            self.busy_since = self._loop.time()
-            await response.write(piece)
-        self.idle_since, self.busy_since = self._loop.time(), None
-
-    def stop(self) -> None:
-        self._timer.cancel()
-
-
-def _pieces(data: bytes) -> Iterator[memoryview]:
-    view = memoryview(data)
-    return (view[i : i + PIECE] for i in range(0, len(data), PIECE))
+def _size(made: Frames) -> int:
+    return len(made) if isinstance(made, bytes) else sum(map(len, made))
 
 
 async def serve(
-    request: web.Request, feed: Feed, after: int = 0, keepalive: float = defaults.SSE_KEEPALIVE
+    request: web.Request,
+    feed: Feed,
+    after: int = 0,
+    keepalive: float = defaults.SSE_KEEPALIVE,
+    *,
+    large: bool = True,
 ) -> web.StreamResponse:
-    """Streams `feed` to a client from the event behind `after` on, until it ends or the client goes.
+    """Streams `feed` to a client from the event behind `after` on, until it ends or the client goes; without `large`
+    events if it wants none.
 
     A client that stops reading holds one write buffer and nothing more; after READER_TIMEOUT it is dropped.
     """
     response = await open_stream(request)
     if request.method == "HEAD":
         return response
-    watch = _Watch(request.transport, keepalive)
+    watch = Watch(request.transport, keepalive)
     feed.enter()
     try:
         while True:
@@ -207,7 +175,9 @@ async def serve(
                 after, data = feed.after(after)
                 if not data and not feed.ended:
                     data = KEEPALIVE
-            if data:
+            if isinstance(data, tuple):
+                await watch.write(response, *(data if large else ()))
+            elif data:
                 await watch.write(response, data)
             else:
                 await watch.write(response, feed.tail)
@@ -228,7 +198,7 @@ async def serve_stored(
     response = await open_stream(request)
     if request.method == "HEAD":
         return response
-    watch = _Watch(request.transport, READER_TIMEOUT / 4)
+    watch = Watch(request.transport, READER_TIMEOUT / 4)
     try:
         while events := await pages(after):
             await watch.write(response, b"".join(frame(data, seq) for seq, data in events))

@@ -82,3 +82,11 @@ def test_a_known_secret_never_shows(secret: str, before: str, after: str) -> Non
 def test_redacting_twice_is_redacting_once(text: str, start: str) -> None:
     once = redact(start + text)
     assert redact(once) == once
+
+
+@given(st.text(alphabet="abcdéf0123456789", min_size=8, max_size=20), st.text(max_size=30), st.text(max_size=30))
+def test_large_data_is_searched_as_bytes_as_texts_are(secret: str, before: str, after: str) -> None:
+    hider, text = Redactor([secret, "another-secret"]), f"{before}{secret}{after}"
+    assert hider.data(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass") == hider.exact(text)
+    nothing = b"x" * 1000
+    assert hider.data(nothing) is nothing

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbee.adapters.catalog.filesystem import FilesystemCatalog
 from rbee.adapters.catalog.folders import shown
-from rbee.core.records import ModelRecord
+from rbee.adapters.catalog.listing import Listing
+from rbee.core.records import DownloadProgress, ModelRecord
 from rbee.core.slug import slug
 
 
@@ -29,6 +30,7 @@ class ModelCatalog:
 
     def __init__(self, root: Path) -> None:
         self._files = FilesystemCatalog(root, ModelEntry, _broken, _checked)
+        self._listing = Listing()
 
     def folder(self, model_id: str) -> Path:
         return self._files.folder(model_id)
@@ -40,6 +42,14 @@ class ModelCatalog:
         (`get` finds it at once).
         """
         return [entry.artifact for entry in self._files.entries()]
+
+    def listed(self, downloads: Mapping[str, DownloadProgress]) -> tuple[Sequence[ModelRecord], bytes]:
+        """`list`, with how far the downloads of models are, by their ids; and its JSON."""
+        found = [
+            replace(record, download_progress=downloads[record.id]) if record.id in downloads else record
+            for record in self.list()
+        ]
+        return found, self._listing.text(found)
 
     def get(self, model_id: str) -> ModelRecord | None:
         entry = self._files.get(model_id)

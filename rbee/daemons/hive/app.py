@@ -23,6 +23,7 @@ from rbee.daemons.hive.hive import Hive
 from rbee.daemons.jobs import JobRunner
 from rbee.daemons.lanes import Lanes
 from rbee.daemons.middleware import json_response, listener_token
+from rbee.daemons.writing import send_json
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class HiveDaemon:
         if queen_url:
             named = self.config.queen_url is not None and queen_url.rstrip("/") == self.config.queen_url.rstrip("/")
             await heartbeat.discovered(queen_url, named or listener_token(request) is not None)
-        return json_response(await self.hive.sight.capabilities(heartbeat.queen_url))
+        return await send_json(request, await self.hive.sight.capabilities(heartbeat.queen_url))
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         hive, workers = self.hive, await self.hive.supervisor.records()

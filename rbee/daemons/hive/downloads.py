@@ -93,6 +93,11 @@ class Downloads:
         """How far the download of a model is; None when none runs."""
         return self._downloads[model_id].progress() if self.active(model_id) else None
 
+    def going(self) -> dict[str, DownloadProgress]:
+        """How far each is that runs, by its model."""
+        found = {model_id: self.progress(model_id) for model_id in self._downloads}
+        return {model_id: progress for model_id, progress in found.items() if progress is not None}
+
     def list(self) -> tuple[DownloadInfo, ...]:
         """The oldest first."""
         return tuple(sorted((d.info() for d in self._downloads.values()), key=lambda i: (i.started_at, i.model_id)))

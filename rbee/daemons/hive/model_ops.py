@@ -44,14 +44,12 @@ class ModelOps:
             "ModelDownload": self.download,
         }
 
-    async def list(self, ctx: JobContext, request: ops.ModelList) -> ops.ModelListResponse:
-        """The first hundred are told one by one too."""
+    async def list(self, ctx: JobContext, request: ops.ModelList) -> bytes:
+        """A ModelListResponse in JSON. The first hundred are told one by one too."""
         try:
-            found = tuple(await asyncio.to_thread(self._catalog.list))
+            found, made = await asyncio.to_thread(self._catalog.listed, self._downloads.going())
         except OSError as e:
             raise _disk(e) from e
-        going = {info.model_id for info in self._downloads.list()}
-        found = tuple(self._as_now(record) if record.id in going else record for record in found)
         for record in found[:TOLD]:
             ctx.narrate(
                 "model_list_entry",
@@ -63,7 +61,7 @@ class ModelOps:
         rest = f", {len(found) - TOLD} more than told here" if len(found) > TOLD else ""
         text = f"{len(found)} model{'' if len(found) == 1 else 's'}{rest}." if found else "No models."
         ctx.narrate("model_list_result", text, count=len(found))
-        return ops.ModelListResponse(models=found)
+        return b'{"models":%b}' % made
 
     def _as_now(self, record: ModelRecord) -> ModelRecord:
         """With how far its download is; one that is to replace a model leaves that one `available` until then."""

@@ -12,6 +12,7 @@ import rbee
 from rbee.adapters import system
 from rbee.adapters.catalog import ModelCatalog, WorkerBinaryCatalog
 from rbee.adapters.paths import Paths
+from rbee.contracts import codec
 from rbee.contracts.capabilities import Capabilities
 from rbee.contracts.configs import HiveConfig, config_digest
 from rbee.contracts.heartbeat import DeviceMonitor, MonitorData
@@ -48,8 +49,10 @@ class Sight:
         self.url = ""
 
     async def capabilities(self, queen_url: str | None) -> Capabilities:
-        """Raises Unavailable when a catalog cannot be read: nobody may take what is not known for what is not there."""
+        """For the wire: `models` is JSON already. Raises Unavailable when a catalog cannot be read: nobody may take
+        what is not known for what is not there."""
         devices = await self._devices.list()
+        _, models = await asyncio.to_thread(_listed, "models", lambda: self._models.listed({}))
         return Capabilities(
             hive_id=self._config.hive_id,
             fleet=self._config.fleet,
@@ -60,7 +63,7 @@ class Sight:
             url=self.url,
             system=await asyncio.to_thread(system.info, self._paths.models),
             devices=devices,
-            models=tuple(await asyncio.to_thread(_listed, "models", self._models.list)),
+            models=codec.embedded(models),
             workers=await self._supervisor.records(),
             worker_binaries=tuple(await asyncio.to_thread(_listed, "engines", self._binaries.list)),
             queen_url=queen_url,
@@ -101,7 +104,7 @@ class Sight:
         )
 
 
-def _listed(what: str, read: Callable[[], list[T]]) -> list[T]:
+def _listed(what: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except OSError as e:
