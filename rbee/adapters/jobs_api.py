@@ -73,8 +73,10 @@ class JobsApi:
             return
 
     def _follow(self, daemon: Daemon, job_id: str, on_event: OnEvent) -> Job:
-        """Tell every event once, in order, until the job has ended. Raises Unreachable after `GONE` seconds."""
+        """Tell every event once, in order, until the job has ended. Raises Unreachable after `GONE` seconds, or as soon
+        as the daemon is gone and nobody wants the job any more."""
         last_id, wait, end = "", defaults.BACKOFF_FIRST, time.monotonic() + GONE
+        cancels = self._cancels
         while True:
             before = last_id
             try:
@@ -85,7 +87,7 @@ class JobsApi:
             except _Dropped as e:
                 last_id = e.last_id
             except Unreachable:
-                if time.monotonic() > end:
+                if time.monotonic() > end or self._cancels != cancels:
                     raise
             if last_id != before:
                 wait, end = defaults.BACKOFF_FIRST, time.monotonic() + GONE

@@ -24,6 +24,7 @@ Kind = Literal[
     "model.push",
     "model.remove",
     "worker.spawn",
+    "worker.configure",
     "worker.replace",
     "worker.stop",
 ]

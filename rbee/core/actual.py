@@ -110,7 +110,8 @@ def fingerprint(actual: Actual) -> str:
             "token": seen.token_digest,
             "models": sorted((m.id, m.status, m.checksum or "", m.source) for m in seen.models),
             "workers": sorted(
-                (w.worker_id, w.status in IN_PLACE, w.mark.spec_digest if w.mark else "") for w in seen.workers
+                (w.worker_id, w.status in IN_PLACE, w.mark.spec_digest if w.mark else "", w.idle_timeout or 0)
+                for w in seen.workers
             ),
             "binaries": sorted((b.id, b.status) for b in seen.binaries),
             "problems": sorted(p.summary for p in seen.problems),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rbee.core.actions import Action, Change, Kind
 from rbee.core.actual import IN_PLACE, HiveActual
 from rbee.core.desired import Desired, HiveWanted, ModelWanted, WorkerWanted
+from rbee.core.lifecycle import duration
 from rbee.core.problems import Problem
 from rbee.core.records import Mark, ModelRecord, WorkerRecord
 
@@ -140,6 +141,9 @@ def _workers(wanted: HiveWanted, seen: HiveActual, fleet: str) -> Iterator[Actio
             yield _spawn("worker.spawn", "add", worker, wanted.name, f"model {worker.model} on {worker.device}")
         elif reason := _worker_reason(worker, record) or anew.get(worker.model, ""):
             yield _spawn("worker.replace", "replace", worker, wanted.name, reason, pid=record.pid)
+        elif (was := record.idle_timeout or None) != (now := worker.idle_timeout or None):
+            reason = f"idle_timeout {_time(was)} -> {_time(now)}"
+            yield _spawn("worker.configure", "change", worker, wanted.name, reason)
     names = {w.worker_id for w in wanted.workers} | set(wanted.held)
     for worker_id, record in found.items():
         if worker_id not in names:
@@ -164,6 +168,10 @@ def _worker_reason(worker: WorkerWanted, found: WorkerRecord) -> str:
         if was != now
     ]
     return "; ".join(changed) or "its model, engine or options changed"
+
+
+def _time(seconds: float | None) -> str:
+    return "none" if seconds is None else duration(seconds)
 
 
 def _spawn(kind: Kind, change: Change, worker: WorkerWanted, hive: str, reason: str, pid: int | None = None) -> Action:

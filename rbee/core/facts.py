@@ -112,6 +112,7 @@ class WorkerProcess:
     engine: str = ""
     fleet: str = ""
     spec_digest: str = ""
+    idle_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ BEFORE: dict[Kind, tuple[Kind, ...]] = {
     "model.push": ("hive.start", "hive.restart"),
     "model.fetch": ("hive.start", "hive.restart"),
     "worker.spawn": ("hive.start", "hive.restart", "engine.install", "model.push", "model.fetch", "worker.stop"),
+    "worker.configure": ("hive.start", "hive.restart"),
     "worker.replace": ("hive.start", "hive.restart", "engine.install", "model.push", "model.fetch", "worker.stop"),
     "worker.stop": ("hive.start", "hive.restart"),
     "model.remove": ("hive.start", "hive.restart", "worker.stop", "worker.replace"),

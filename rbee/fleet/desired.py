@@ -190,8 +190,6 @@ def _add(
                     "engine": binary,
                     "device": device,
                     "options": worker.options,
-                    # Only where there is one, so that workers without are none the older for it.
-                    **({} if worker.idle_timeout is None else {"idle_timeout": worker.idle_timeout}),
                 }
             ),
         )

@@ -151,7 +151,7 @@ def _workers(facts: MachineFacts) -> tuple[WorkerRecord, ...]:
         WorkerRecord(
             worker_id=w.worker_id, model=w.model, engine=w.engine, worker_type="", device="", port=0, url="",
             pid=w.pid, status="ready" if w.alive else "unloaded" if w.status == "unloaded" else "dead",
-            mark=Mark(fleet=w.fleet, spec_digest=w.spec_digest) if w.fleet else None,
+            mark=Mark(fleet=w.fleet, spec_digest=w.spec_digest) if w.fleet else None, idle_timeout=w.idle_timeout,
         )
         for w in facts.workers
     )  # fmt: skip

@@ -37,6 +37,19 @@ def _unloaded(story: Story, worker_id: str) -> None:
     until(gone, f"{worker_id} to be unloaded")
 
 
+@when("the hive is asked for its workers")
+def _asked(story: Story) -> None:
+    (story.notes["worker"],) = _workers(story)
+
+
+@then(parsers.parse("the worker is the one it was and may be idle for {seconds:f} seconds"))
+def _the_one(story: Story, seconds: float) -> None:
+    (worker,) = _workers(story)
+    assert (worker["pid"], worker["start_time"]) == tuple(story.notes["worker"][k] for k in ("pid", "start_time"))
+    (settings,) = (story.home.state / "workers").glob("*/worker.json")
+    assert json.loads(settings.read_text())["idle_timeout"] == seconds
+
+
 @then("the worker is loaded")
 def _loaded(story: Story) -> None:
     (worker,) = _workers(story)

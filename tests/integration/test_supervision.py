@@ -193,6 +193,38 @@ async def test_an_idle_worker_is_unloaded_and_comes_back_as_it_was(paths: Paths)
         assert (await becomes(hive, status="unloaded")).pid == 0
 
 
+async def test_an_idle_timeout_is_changed_without_a_new_process(paths: Paths) -> None:
+    async with hive_of(paths, leave=True) as hive:
+        before = (await hive.run(spawn())).response
+        assert (await only(hive)).idle_timeout is None
+        told = await hive.run(spawn(idle_timeout=3600.0))
+        assert told.response == before
+        assert "It will be unloaded after 1 hour without a request." in [e["message"] for e in told.events]
+        assert (await only(hive)).idle_timeout == 3600.0
+    async with hive_of(paths) as hive:
+        assert ((await only(hive)).pid, (await only(hive)).idle_timeout) == (before.pid, 3600.0)
+        await hive.run(spawn(idle_timeout=0.5))
+        unloaded = await becomes(hive, status="unloaded")
+        assert unloaded.reason == "had no request for 0.5 seconds"
+        await hive.run(spawn())
+        assert ((await only(hive)).status, (await only(hive)).idle_timeout) == ("ready", None)
+
+
+async def test_an_idle_timeout_that_cannot_be_noted(paths: Paths) -> None:
+    async with hive_of(paths) as hive:
+        await hive.run(spawn())
+        (folder,) = paths.workers.iterdir()
+        settings = (folder / "worker.json").read_bytes()
+        # In its place stands what no file can replace.
+        (folder / "worker.json").unlink()
+        (folder / "worker.json" / "in the way").mkdir(parents=True)
+        with pytest.raises(RbeeError, match="cannot be written") as refused:
+            await hive.run(spawn(idle_timeout=5.0))
+        assert refused.value.code == "disk_error"
+        shutil.rmtree(folder / "worker.json")
+        (folder / "worker.json").write_bytes(settings)
+
+
 async def test_a_spawn_during_the_unloading_waits_and_starts_it_again(paths: Paths) -> None:
     async with hive_of(paths) as hive:
         await hive.run(spawn(idle_timeout=0.5))

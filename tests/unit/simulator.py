@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rbee.core.actions import Action
-from rbee.core.actual import ALIVE, Actual, HiveActual, HiveLive, KnownTo, QueenActual
+from rbee.core.actual import ALIVE, IN_PLACE, Actual, HiveActual, HiveLive, KnownTo, QueenActual
 from rbee.core.desired import Desired
 from rbee.core.records import WorkerRecord
 from tests.unit.strategies import binary, model, worker
@@ -122,6 +122,12 @@ def _things(action: Action, wanted: Desired, seen: Actual, hive: HiveActual) -> 
         assert old is None or (old.mark and old.mark.fleet == wanted.fleet), f"{action.id} overwrites another's"
         made = model(action.name, source=p["source"], revision=p["revision"], checksum=p["sha256"] or "c" * 64)
         return replace(hive, models=_put(hive.models, made, "id"))
+    if action.kind == "worker.configure":
+        [there] = [w for w in hive.workers if w.worker_id == action.name]
+        assert there.status in IN_PLACE and there.mark and there.mark.spec_digest == action.params["digest"]
+        hive = replace(
+            hive, workers=_put(hive.workers, replace(there, idle_timeout=action.params["idle_timeout"]), "worker_id")
+        )
     if action.kind in ("worker.stop", "worker.replace"):
         hive = replace(hive, workers=_drop(hive.workers, action, wanted.fleet, "worker_id"))
     if action.kind in ("worker.spawn", "worker.replace"):
@@ -130,7 +136,10 @@ def _things(action: Action, wanted: Desired, seen: Actual, hive: HiveActual) -> 
         assert any(b.id == p["binary_id"] and b.status == "available" for b in hive.binaries), f"{action.id}: no engine"
         others = [h for n, h in seen.hives.items() if n != action.hive and isinstance(h, HiveActual)]
         assert not any(w.worker_id == action.name and _stops(w, wanted, h) for h in others for w in h.workers)
-        spawned = worker(action.name, digest=p["digest"], model=p["model"], engine=p["engine"], status="starting")
+        spawned = worker(
+            action.name, digest=p["digest"], model=p["model"], engine=p["engine"], status="starting",
+            idle_timeout=p["idle_timeout"],
+        )  # fmt: skip
         hive = replace(hive, workers=_put(hive.workers, spawned, "worker_id"))
     return hive
 

@@ -139,12 +139,13 @@ ENGINES = ("e-1", "e-2")
 WORKERS = ("w-0", "w-1", "w-2", "w-3")
 marks = st.sampled_from([None, OURS, OURS, Mark(fleet="other")])
 digests = st.sampled_from(["one", "two"])
+idle = st.sampled_from([None, 0.0, 300.0])
 
 
 @st.composite
 def hives_wanted(draw: st.DrawFn, name: str, ids: list[str], held: list[str]) -> HiveWanted:
     workers = tuple(
-        wanted_worker(i, digest=f"{draw(digests)} {m} {e}", model=m, binary_id=e, engine=e)
+        wanted_worker(i, digest=f"{draw(digests)} {m} {e}", model=m, binary_id=e, engine=e, idle_timeout=draw(idle))
         for i in ids
         for m, e in [(draw(st.sampled_from(MODELS)), draw(st.sampled_from(ENGINES)))]
     )
@@ -219,6 +220,7 @@ def hives_actual(draw: st.DrawFn, name: str) -> HiveActual | Unknown:
                 fleet=draw(st.sampled_from([None, FLEET, FLEET, "other"])),
                 model=m,
                 engine=e,
+                idle_timeout=draw(idle),
             )
             for w in draw(st.lists(st.sampled_from(WORKERS), unique=True))
             for m, e in [(draw(st.sampled_from(MODELS)), draw(st.sampled_from(ENGINES)))]

@@ -27,6 +27,7 @@ from tests.unit.strategies import (
     queen_actual,
     queen_wanted,
     wanted_model,
+    wanted_worker,
     worker,
 )
 
@@ -204,6 +205,33 @@ def test_a_worker_that_differs_or_ended_is_replaced(found: Any, reason: str) -> 
 @pytest.mark.parametrize("status", ["starting", "ready", "busy"])
 def test_a_worker_that_lives_as_wanted_is_left(status: Any) -> None:
     assert compare(hive_wanted(), hive_actual(workers=(worker(status=status),))) == Diff()
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "reason"),
+    [
+        (None, 300.0, "idle_timeout none -> 5 minutes"),
+        (1.0, None, "idle_timeout 1 second -> none"),
+        (3600.0, 0.0, "idle_timeout 1 hour -> none"),
+    ],
+)
+@pytest.mark.parametrize("status", ["ready", "unloaded"])
+def test_another_idle_timeout_asks_for_no_new_process(
+    status: Any, was: float | None, now: float | None, reason: str
+) -> None:
+    wanted = hive_wanted(workers=(wanted_worker(idle_timeout=now),))
+    action = one(compare(wanted, hive_actual(workers=(worker(status=status, idle_timeout=was),))))
+    assert (action.id, action.change, action.reason) == ("worker.configure chat-0 on box", "change", reason)
+    assert (action.params["idle_timeout"], action.params["digest"]) == (now, "d0")
+    assert compare(wanted, hive_actual(workers=(worker(idle_timeout=now),))) == Diff()
+    # A worker that must begin anew takes it then.
+    replaced = one(compare(wanted, hive_actual(workers=(worker(digest="old", idle_timeout=was),))))
+    assert replaced.kind == "worker.replace"
+
+
+def test_no_idle_timeout_is_none() -> None:
+    wanted = hive_wanted(workers=(wanted_worker(idle_timeout=0.0),))
+    assert compare(wanted, hive_actual(workers=(worker(idle_timeout=None),))) == Diff()
 
 
 def test_an_unloaded_worker_is_in_place_and_goes_when_it_is_changed_or_not_wanted() -> None:

@@ -173,7 +173,7 @@ def test_a_hive_that_ended_leaves_its_disk_to_tell() -> None:
         "models": [{"artifact": codec.plain(model("disk"))}],
         "workers": [
             {"worker_id": "a-0", "pid": 7, "alive": True, "fleet": "home", "model": "m", "engine": "e",
-             "spec_digest": "d"},
+             "spec_digest": "d", "idle_timeout": 300},
             {"worker_id": "b-0", "pid": 8, "alive": False, "fleet": "other"},
             {"worker_id": "by-hand", "pid": 9, "alive": True},
             {"worker_id": "c-0", "pid": 0, "alive": False, "status": "unloaded", "fleet": "home"},
@@ -187,6 +187,7 @@ def test_a_hive_that_ended_leaves_its_disk_to_tell() -> None:
     assert (a.worker_id, a.pid, a.status, a.model, a.engine, a.mark) == (
         "a-0", 7, "ready", "m", "e", Mark(fleet="home", spec_digest="d"),
     )  # fmt: skip
+    assert (a.idle_timeout, b.idle_timeout) == (300.0, None)
     assert (b.status, b.mark) == ("dead", Mark(fleet="other"))
     assert (by_hand.worker_id, by_hand.status, by_hand.mark) == ("by-hand", "ready", None)
 

@@ -14,6 +14,7 @@ from rbee.adapters.catalog import ModelCatalog
 from rbee.contracts.narration import Level
 from rbee.contracts.operations.workers import WorkerSpawn, WorkerSpawnResponse
 from rbee.core.errors import Conflict, RbeeError
+from rbee.core.lifecycle import duration
 from rbee.daemons.hive import admission, remembered
 from rbee.daemons.hive.managed import Managed
 from rbee.daemons.hive.remembered import Remembered
@@ -141,7 +142,7 @@ class Spawner:
             await worker.settled.wait()
             worker = self._running_as_asked(request)
         if worker is not None:
-            return Begun(worker, False)
+            return await self._as_it_is(tell, worker, request)
         plan = await self._planner.plan(request)
         for note in admission.notes_of(request, plan.needs):
             tell.narrate("worker_spawn_note", note, "warning", model=plan.model.id, worker_id=request.worker_id)
@@ -149,7 +150,7 @@ class Spawner:
         # Nothing is awaited from here to the start, so that two at once are granted neither the same memory nor the
         # same id; another job may have been quicker until now.
         if (worker := self._running_as_asked(request)) is not None:
-            return Begun(worker, False)
+            return await self._as_it_is(tell, worker, request)
         there = plan.memory + self.locked(plan.model.id)
         free = there - self._supervisor.spoken_for(plan.device.id, sizes)
         self._check_memory(tell, request, plan, free)
@@ -158,6 +159,15 @@ class Spawner:
             return Begun(self._supervisor.begin(order), True)
         except Conflict as e:
             raise self._taken(request.port) if e.code == "port_taken" else e from None
+
+    async def _as_it_is(self, tell: Teller, worker: Managed, request: WorkerSpawn) -> Begun:
+        """One that runs as asked for takes what asks for no new process: how long it may be idle."""
+        wanted = request.idle_timeout or None
+        if wanted != worker.config.idle_timeout:
+            how = f"after {duration(wanted)} without a request" if wanted else "never"
+            tell.narrate("worker_spawn_note", f"It will be unloaded {how}.", worker_id=worker.id)
+            await self._supervisor.configure(worker, wanted)
+        return Begun(worker, False)
 
     def _check_memory(self, tell: Teller, request: WorkerSpawn, plan: Plan, free: int) -> None:
         """Tell what is needed and what is there. Raises Insufficient."""

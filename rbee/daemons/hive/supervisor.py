@@ -17,7 +17,7 @@ from rbee.adapters import process
 from rbee.contracts import defaults
 from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.heartbeat import WorkerChange
-from rbee.core.errors import Conflict
+from rbee.core.errors import Conflict, RbeeError
 from rbee.core.lifecycle import Limits
 from rbee.core.records import Mark
 from rbee.core.slug import slug
@@ -166,6 +166,16 @@ class Supervisor(Roster):
         self.on_begin(config.model, config.model_path)
         self._live(worker, former)
         return worker
+
+    async def configure(self, worker: Managed, idle_timeout: float | None) -> None:
+        """Change what a worker's process knows nothing of. Raises RbeeError `disk_error`."""
+        try:
+            await asyncio.to_thread(worker.folder.save_config, replace(worker.config, idle_timeout=idle_timeout))
+        except OSError as e:
+            raise RbeeError(
+                f"The settings of worker {worker.id!r} cannot be written: {e.strerror}.", code="disk_error"
+            ) from None
+        worker.config = replace(worker.config, idle_timeout=idle_timeout)
 
     async def end(self, worker: Managed, on_step: Callable[[process.Step], None]) -> None:
         """Stop a worker for good: SIGTERM, a bounded drain, SIGKILL to its group; then forget it."""

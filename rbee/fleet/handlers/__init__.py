@@ -25,6 +25,7 @@ HANDLERS: Mapping[Kind, Handler] = {
     "model.push": models.push,
     "model.remove": models.remove,
     "worker.spawn": workers.spawn,
+    "worker.configure": workers.spawn,  # one that runs as asked takes what needs no new process
     "worker.replace": workers.replace,
     "worker.stop": workers.stop,
 }

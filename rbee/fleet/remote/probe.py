@@ -167,6 +167,7 @@ def workers(state: Path) -> list[dict[str, Any]]:
         if config and process:
             engine = (config.get("provider") or {}).get("name", "")
             about = {"worker_id": place.name, "model": config.get("model", ""), "engine": engine}
+            about["idle_timeout"] = config.get("idle_timeout")
             about |= {"pid": process.get("pid", 0), "alive": alive(process), "status": process.get("status", "")}
             mark = process.get("mark") or {}
             about |= {"fleet": mark.get("fleet", ""), "spec_digest": mark.get("spec_digest", "")}
