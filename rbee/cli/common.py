@@ -91,7 +91,7 @@ def people_errors(command: F) -> F:
         except ProblemsError as e:
             found = list(e.problems)
         except RbeeError as e:
-            found = [Problem(summary=e.message, mend=e.mend or _mend(e, kwargs))]
+            found = [Problem(summary=e.message, mend=e.mend or _mend(e, kwargs), code=e.code)]
         except BrokenPipeError:
             sys.exit(141)
         except OSError as e:

@@ -34,6 +34,8 @@ class Problem:
     #: The thing in the fleet it is about (`hives.workstation`), for `--target` and JSON.
     subject: str = ""
     severity: Severity = "error"
+    #: The error's code, for programs; empty where it has none.
+    code: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.summary}" if self.where else self.summary]

@@ -35,9 +35,9 @@ SCHEMA = SCHEMAS["operations"]()
 
 @dataclass(slots=True)
 class Said:
-    """What came of one: `refused` is empty where it ended well."""
+    """What came of one: `code` is empty where it ended well."""
 
-    refused: str
+    code: str
     answer: Any
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -64,7 +64,7 @@ class Http:
         assert {event["job_id"] for event in events} <= {job_id}
         if job["state"] == "completed":
             assert (last["event"], last["result"]) == ("result", job["result"])
-        return Said((job.get("error") or {}).get("error", ""), job["result"], events)
+        return Said((job.get("error") or {}).get("code", ""), job["result"], events)
 
     def _http(self, method: str, path: str, body: Any = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
@@ -87,7 +87,7 @@ class Shell:
         *events, last = typed.lines
         if last.get("type") == "problem":
             assert typed.code == 1
-            return Said(last["summary"], None, events)
+            return Said(last["code"], None, events)
         # Of a batch a part may have failed: it is answered all the same.
         assert typed.code == int(bool(last.get("failed"))), typed
         return Said("", last, events)
@@ -131,7 +131,7 @@ class Story:
 
     def tell(self, step: Step) -> None:
         said = self.way.ask(step.name, self.meant(step.fields))
-        assert said.refused == "", (step.name, said)
+        assert said.code == "", (step.name, said)
         kind = SCHEMA["x-operations"][step.name]["response"]
         jsonschema.validate(said.answer, {**kind, "$defs": SCHEMA["$defs"]}, cls=jsonschema.Draft202012Validator)
         for path, wanted in step.answers.items():
@@ -150,7 +150,7 @@ class Story:
             self.known[PID] = said.answer["pid"]
 
     def refused(self, step: Step) -> None:
-        assert step.alone in self.way.ask(step.name, self.meant(step.fields)).refused
+        assert self.way.ask(step.name, self.meant(step.fields)).code == step.alone
 
     def _fits(self, found: Any, wanted: Any, what: str) -> None:
         if wanted is ...:

@@ -14,7 +14,7 @@ PID, BINARY = "<pid of w1>", "<id of the engine>"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """`tells`: events in this order, others may stand between them; `fields_of` what an event has beside its text.
-    `answers`: path and value; `...` is anything but nothing. `alone`: what it is refused with where no daemon runs."""
+    `answers`: path and value; `...` is anything but nothing. `alone`: the code it is refused with where no daemon runs."""
 
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ MODELS = (
         tells=("model_preload_start", "model_preload_progress", "model_preload_complete"),
         fields_of={"model_preload_progress": {"bytes_loaded": ..., "total_bytes": 2458208}},
         answers={"model_id": "bee-tiny", "resident_bytes": 2458208},
-        alone="lives in the hive's daemon",
+        alone="no_daemon",
     ),
 )
 PRELOADED = (
@@ -86,7 +86,7 @@ PRELOADED = (
         tells=("model_preload_evict_start", "model_preload_evict_complete"),
         fields_of={"model_preload_evict_complete": {**_BEE, "freed_bytes": ...}},
         answers={"model_id": "bee-tiny", "freed_bytes": ...},
-        alone="is not preloaded",
+        alone="not_preloaded",
     ),
 )
 WORKERS = (
@@ -239,7 +239,7 @@ DOWNLOADS = (
         tells=("model_download_paused",),
         fields_of={"model_download_paused": {"model_id": "m1", "bytes_downloaded": ...}},
         answers={"download_id": "download-m1", "status": "paused", "bytes_downloaded": ...},
-        alone="it does not run",
+        alone="not_running",
     ),
     Step(
         name="DownloadResume",
@@ -247,7 +247,7 @@ DOWNLOADS = (
         tells=("model_download_resumed",),
         fields_of={"model_download_resumed": {"model_id": "m1", "bytes_downloaded": ...}},
         answers={"download_id": "download-m1", "bytes_downloaded": ...},
-        alone="lives in the hive's daemon",
+        alone="no_daemon",
     ),
     Step(
         name="DownloadCancel",

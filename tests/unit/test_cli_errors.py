@@ -33,10 +33,11 @@ def run(error: BaseException, *args: str, before: bool = False) -> Any:
 
 @pytest.mark.parametrize("before", [False, True])
 def test_json_begins_with_the_versions_once_and_ends_with_the_problem(before: bool) -> None:
-    told = run(RbeeError("No.", mend="Do."), "-o", "json", before=before)
+    told = run(RbeeError("No.", mend="Do.", code="made_up"), "-o", "json", before=before)
     lines = [json.loads(line) for line in told.stdout.splitlines()]
     assert [line["type"] for line in lines] == ["version", *(["something"] if before else []), "problem"]
-    assert (lines[-1]["summary"], lines[-1]["mend"], told.exit_code) == ("No.", "Do.", 1)
+    assert (lines[-1]["summary"], lines[-1]["mend"], lines[-1]["code"]) == ("No.", "Do.", "made_up")
+    assert told.exit_code == 1
 
 
 @pytest.mark.parametrize(
