@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from rbee.adapters.sources.fetch_http import final
+from rbee.adapters.sources.network import session
 from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.core.errors import RbeeError, Unreachable
@@ -54,9 +56,9 @@ async def ask(url: str, headers: Mapping[str, str], *, method: str = "GET", foll
             if answer.status < 500:
                 return answer
             why = f"answers {answer.status}"
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as e:
-            if isinstance(e, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.TooManyRedirects)):
-                raise RbeeError(f"{_host(url)} sends elsewhere without end, or nowhere.", code="bad_answer") from None
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, UnicodeError) as e:
+            if (useless := final(e, _host(url))) is not None:
+                raise RbeeError(useless.message, code="bad_answer") from None
             why = f"cannot be reached ({words(e)})"
         if failures < TRIES:
             await asyncio.sleep(defaults.BACKOFF_FIRST * failures)
@@ -66,8 +68,8 @@ async def ask(url: str, headers: Mapping[str, str], *, method: str = "GET", foll
 async def _once(url: str, headers: Mapping[str, str], method: str, follow: bool) -> Answer:
     timeout = aiohttp.ClientTimeout(total=SECONDS, sock_connect=defaults.CONNECT_TIMEOUT * 2)
     async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.request(method, url, headers=headers, allow_redirects=follow, max_redirects=5) as answer,
+        session(secure=True, timeout=timeout) as out,
+        out.request(method, url, headers=headers, allow_redirects=follow, max_redirects=5) as answer,
     ):
         body = bytearray()
         async for piece in answer.content.iter_chunked(2**16):

@@ -14,14 +14,16 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rbee.adapters.sources.base import SourceFile
-from rbee.adapters.sources.fetch_http import Again, Useless
+from rbee.adapters.sources.fetch_http import Again, Useless, final
 from rbee.adapters.sources.fetch_lane import Lane
 from rbee.adapters.sources.fetch_part import Digest, Origin, Part
 from rbee.adapters.sources.fetch_ranges import Range
 from rbee.adapters.sources.fetch_tuning import Tuning
+from rbee.adapters.sources.network import session
 from rbee.adapters.trouble import words
 from rbee.contracts import defaults
 from rbee.core.errors import RbeeError, Unreachable
+from rbee.core.redact import Redactor
 
 __all__ = ["Fetched", "Origin", "Tuning", "fetch"]
 
@@ -61,11 +63,12 @@ async def fetch(
     tuning = tuning or Tuning()
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=defaults.CONNECT_TIMEOUT * 2, sock_read=tuning.silence)
     # Bytes as they are in the file: no decompression.
-    async with aiohttp.ClientSession(
-        timeout=timeout, auto_decompress=False, headers={"Accept-Encoding": "identity"}, read_bufsize=BUFFER
-    ) as session:
+    secure, plain = not (expected or file.sha256), {"Accept-Encoding": "identity"}
+    async with session(
+        secure=secure, timeout=timeout, auto_decompress=False, headers=plain, read_bufsize=BUFFER
+    ) as out:
         with ThreadPoolExecutor(max_workers=tuning.connections + 1, thread_name_prefix="fetch") as pool:
-            download = Download(file, part, expected or file.sha256, on_bytes, tries, tuning, session, pool)
+            download = Download(file, part, expected or file.sha256, on_bytes, tries, tuning, out, pool)
             try:
                 return await download.run(target)
             finally:
@@ -86,7 +89,7 @@ class Download:
         self.host = urlsplit(file.url).hostname or file.url
         self.file, self.expected, self.on_bytes, self.tries = file, expected, on_bytes, tries
         self.tuning, self.session, self.pool = tuning, session, pool
-        self.part = Part(part, Origin(url=file.url, size=file.size, sha256=expected))
+        self.part = Part(part, Origin(url=Redactor().text(file.url), size=file.size, sha256=expected))
         self.total: int | None = file.size
         #: Whether more than one connection has written: then the note says which ranges are here.
         self.gaps = False
@@ -150,9 +153,9 @@ class Download:
             try:
                 await self._once()
                 break
-            except aiohttp.InvalidURL as e:
-                raise RbeeError(f"{self.host} cannot be asked: {e} is no address.", code="download_failed") from None
-            except (aiohttp.ClientError, asyncio.TimeoutError, Again, ConnectionError) as e:
+            except (aiohttp.ClientError, asyncio.TimeoutError, Again, ConnectionError, UnicodeError) as e:
+                if (useless := final(e, self.host)) is not None:
+                    raise useless from None
                 if isinstance(e, Useless):
                     await self.forget()
                 barren = isinstance(e, Again) and e.barren
@@ -167,12 +170,7 @@ class Download:
             self.catch_up()
             assert self._hashing is not None
             await self._hashing
-        sha256, md5 = self._digest.result()
-        if self.expected is not None and sha256 != self.expected:
-            return sha256, f"SHA-256 {sha256}, not {self.expected}"
-        if md5 is not None and md5 != self.file.md5:
-            return sha256, f"MD5 {md5}, not {self.file.md5}"
-        return sha256, ""
+        return self._digest.held_against(self.expected, self.file.md5)
 
     def wait_of(self, error: Exception, failures: int) -> float:
         """What the server asks for; else longer each time, and not all at the same moment."""

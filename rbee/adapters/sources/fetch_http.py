@@ -41,6 +41,21 @@ class Sent:
     ranges: bool
 
 
+def final(error: BaseException, host: str) -> RbeeError | None:
+    """What asking again will not mend; None for what it may."""
+    if isinstance(error, (aiohttp.NonHttpUrlClientError, aiohttp.TooManyRedirects)):
+        said = f"{host} sends elsewhere without end, or where no web server is."
+    elif isinstance(error, aiohttp.InvalidURL):
+        said = f"{host} cannot be asked: {error} is no address."
+    elif isinstance(error, UnicodeError):
+        said = f"{host} cannot be asked: that is no name of a machine."
+    elif isinstance(error, aiohttp.ClientHttpProxyError) and error.status < 500:
+        said = f"The proxy does not let {host} be asked: it answers {error.status} {error.message}."
+    else:
+        return None
+    return RbeeError(said, code="download_failed")
+
+
 def read_answer(answer: aiohttp.ClientResponse, host: str) -> Sent:
     """Raises Again, Useless, RbeeError: not_found, unauthorized, download_failed."""
     _refuse(answer, host)

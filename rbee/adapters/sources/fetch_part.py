@@ -113,8 +113,14 @@ class Digest:
             self._md5.update(piece)
         self._hashed += len(piece)
 
-    def result(self) -> tuple[str, str | None]:
-        return self._sha256.hexdigest(), self._md5.hexdigest() if self._md5 else None
+    def held_against(self, sha256: str | None, md5: str | None) -> tuple[str, str]:
+        """The SHA-256 of all that was hashed, and what of it is not as wanted, or ''."""
+        found = self._sha256.hexdigest()
+        if sha256 is not None and found != sha256:
+            return found, f"SHA-256 {found}, not {sha256}"
+        if self._md5 is not None and self._md5.hexdigest() != md5:
+            return found, f"MD5 {self._md5.hexdigest()}, not {md5}"
+        return found, ""
 
 
 class Part:
