@@ -11,6 +11,7 @@ from rbee.core.desired import Desired, HiveWanted, ModelWanted, WorkerWanted
 from rbee.core.lifecycle import duration
 from rbee.core.problems import Problem
 from rbee.core.records import Mark, ModelRecord, WorkerRecord
+from rbee.core.redact import redact
 
 
 def new_action(
@@ -118,7 +119,8 @@ def _model_reason(model: ModelWanted, found: ModelRecord | None) -> str:
         return f"there, but unusable: {found.error or 'unknown reason'}"
     if found.status == "downloading":
         return "only half there"
-    if (found.source, found.revision) != (model.source, model.revision):
+    # A record holds no secret of its source.
+    if (found.source, found.revision) != (redact(model.source), model.revision):
         return f"came from {found.source or 'elsewhere'}"
     if model.sha256 and found.checksum and found.checksum != model.sha256:
         return f"has SHA-256 {found.checksum[:12]}..., wanted {model.sha256[:12]}..."

@@ -21,10 +21,14 @@ _PAIR = re.compile(
     r"(?!\[redacted\])[^\s\"'&,;<>(){}\[\]]{3,}",
     re.IGNORECASE,
 )
+#: What signs or opens an address, where it has a name too short to be told from ordinary words elsewhere.
+_QUERY = re.compile(r"([?&](?:sig|auth|jwt|pwd|pass)=)(?!\[redacted\])[^\s&#\"'<>]{6,}", re.IGNORECASE)
 _KNOWN_SHAPES = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,})")
 #: Words without which none of the patterns can match: a cheap look before the dear ones.
 _SUSPECT = re.compile(
-    r"BEGIN |bearer|basic|://|token|secret|passw|passphrase|key|signature|hf_|sk-|gh[pousr]_", re.IGNORECASE
+    r"BEGIN |bearer|basic|://|token|secret|passw|passphrase|key|signature|hf_|sk-|gh[pousr]_"
+    r"|[?&](?:sig|auth|jwt|pwd|pass)=",
+    re.IGNORECASE,
 )
 
 
@@ -49,6 +53,7 @@ class Redactor:
         text = _USERINFO.sub(rf"\1{HIDDEN}@", text)
         text = _BEARER.sub(rf"\1\2{HIDDEN}", text)
         text = _PAIR.sub(rf"\1{HIDDEN}", text)
+        text = _QUERY.sub(rf"\1{HIDDEN}", text)
         return _KNOWN_SHAPES.sub(HIDDEN, text)
 
     def exact(self, text: str) -> str:

@@ -18,6 +18,7 @@ from rbee.adapters.sources import Located
 from rbee.contracts.operations.models import ModelVerifyResponse
 from rbee.core.errors import Conflict, Interrupted, RbeeError
 from rbee.core.records import ModelFile, ModelRecord
+from rbee.core.redact import HIDDEN
 from rbee.daemons.hive.model_files import combined
 from rbee.daemons.jobs import JobContext
 
@@ -108,10 +109,11 @@ class Verifying:
     async def _of_source(self) -> _Expected | None:
         """What the source says of the very revision that is here; None when it cannot be asked.
 
-        A person's own file may change as they like: what it was when it was taken counts.
+        A person's own file may change as they like: what it was when it was taken counts. A secret of the address is
+        not kept.
         """
         record = self._record
-        if not record.source or record.source.startswith(("file:", "local:")):
+        if not record.source or record.source.startswith(("file:", "local:")) or HIDDEN in record.source:
             return None
         try:
             asked = self._locate(record.source, record.commit or record.revision)
