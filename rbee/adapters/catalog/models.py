@@ -55,6 +55,13 @@ class ModelCatalog:
         entry = self._files.get(model_id)
         return None if entry is None or entry.artifact.id != model_id else entry.artifact
 
+    def holder(self, model_id: str) -> str | None:
+        """Whose id the folder of an id is of, as its metadata.json has it: another's where two ids have one folder
+        (an id that is the folder's name of another, or differs by capitals only, on a disk that tells none apart).
+        None when it is of nobody, or cannot be read."""
+        entry = self._files.get(model_id, raw=True)
+        return None if entry is None or entry.artifact.path == str(self.folder(model_id)) else entry.artifact.id
+
     def put(self, record: ModelRecord, now: str) -> None:
         """Add or replace a model; keeps when it was first added and last used."""
 

@@ -4,7 +4,7 @@
 from rbee.adapters.sources.base import Located, Source, SourceFile, safe_filename
 from rbee.adapters.sources.build import build_sources, shipped_sources, source_for
 from rbee.adapters.sources.fetch import Fetched, fetch
-from rbee.adapters.sources.local import place
+from rbee.adapters.sources.local import place, unchanged
 from rbee.core.sources import default_id
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "safe_filename",
     "shipped_sources",
     "source_for",
+    "unchanged",
 ]

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from rbee.adapters import shipped
 from rbee.adapters.sources.base import Located, SourceFile, safe_filename
 from rbee.core import model_files
-from rbee.core.errors import Insufficient, Interrupted, InvalidRequest, NotFound
+from rbee.core.errors import Conflict, Insufficient, Interrupted, InvalidRequest, NotFound
 from rbee.core.sources import SourceProvider, rest_of, supports
 
 CHUNK = 2**20
@@ -88,7 +88,23 @@ def _folder(path: Path) -> Located:
 
 
 def _file(path: Path) -> SourceFile:
-    return SourceFile(filename=safe_filename(path.name), path=path.resolve(), size=path.stat().st_size)
+    size = path.stat().st_size
+    if not size:
+        # Also what only looks like a file: those of /proc have no end.
+        raise InvalidRequest(f"{path} is empty.")
+    return SourceFile(filename=safe_filename(path.name), path=path.resolve(), size=size)
+
+
+def unchanged(path: Path, copy: Path) -> bool:
+    """Whether a file that was placed at `copy` is still as it was then, by size and time of its last change."""
+    try:
+        now, then = path.stat(), copy.stat()
+    except OSError:
+        return False
+    # Some disks keep no parts of a second.
+    tick = 1 if then.st_mtime_ns % 10**9 else 10**9
+    same = now.st_mtime_ns // tick == then.st_mtime_ns // tick
+    return path.samefile(copy) or (same and now.st_size == then.st_size)
 
 
 def place(path: Path, target: Path, on_bytes: OnBytes, cancelled: Event, *, ours: bool = False) -> str:
@@ -97,7 +113,7 @@ def place(path: Path, target: Path, on_bytes: OnBytes, cancelled: Event, *, ours
     One of `ours` (pushed by apply, in rbee's own folder) is hard-linked. Anybody else's is copied, sharing blocks
     where the file system can: whoever writes to it later must not change what was verified, under a worker's eyes.
     A file that is `target` already stays as it is. Raises Insufficient when the disk is full, Interrupted when
-    `cancelled` is set meanwhile; then `target` is as it was.
+    `cancelled` is set meanwhile, Conflict when the file is being written; then `target` is as it was.
     """
     if target.exists() and target.samefile(path):
         return _read(path, None, on_bytes, cancelled)
@@ -112,6 +128,9 @@ def place(path: Path, target: Path, on_bytes: OnBytes, cancelled: Event, *, ours
             if free < size:
                 raise Insufficient(f"{path} needs {size} bytes, {target.parent} has {free} free.")
             digest = _read(path, part, on_bytes, cancelled)
+        if not part.samefile(path):
+            # By which `unchanged` tells.
+            os.utime(part, ns=(part.stat().st_atime_ns, path.stat().st_mtime_ns))
         part.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -140,8 +159,10 @@ def _cloned(path: Path, part: Path) -> bool:
 
 
 def _read(path: Path, copy_to: Path | None, on_bytes: OnBytes, cancelled: Event) -> str:
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    digest, done = hashlib.sha256(), 0
     with path.open("rb") as f, contextlib.ExitStack() as stack:
+        before = os.fstat(f.fileno())
+        total = before.st_size
         out = stack.enter_context(copy_to.open("wb")) if copy_to else None
         while chunk := f.read(CHUNK):
             if cancelled.is_set():
@@ -150,7 +171,12 @@ def _read(path: Path, copy_to: Path | None, on_bytes: OnBytes, cancelled: Event)
             if out is not None:
                 out.write(chunk)
             done += len(chunk)
+            if done > total:
+                break
             on_bytes(done, total)
+        after = os.fstat(f.fileno())
+        if done != total or (after.st_size, after.st_mtime_ns) != (total, before.st_mtime_ns):
+            raise Conflict(f"{path} is being written.", code="source_busy", mend="Try again when it is whole.")
         if out is not None:
             out.flush()
             os.fsync(out.fileno())

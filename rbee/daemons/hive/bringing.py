@@ -16,11 +16,12 @@ from pathlib import Path
 from rbee.adapters import system
 from rbee.adapters.catalog import ModelCatalog
 from rbee.adapters.model_facts import described
-from rbee.adapters.sources import Located, Source
+from rbee.adapters.sources import Located, Source, unchanged
 from rbee.contracts.heartbeat import ModelChange
 from rbee.contracts.operations.models import ModelDownload
-from rbee.core.errors import Insufficient, RbeeError
+from rbee.core.errors import Conflict, Insufficient, RbeeError
 from rbee.core.records import ModelFile, ModelRecord
+from rbee.core.redact import Redactor
 from rbee.daemons.hive.meter import Meter
 from rbee.daemons.hive.model_files import INCOMING, Files, combined
 from rbee.daemons.hive.unfinished import DownloadFolder, Unfinished
@@ -48,7 +49,7 @@ class Bringing:
         self.catalog, self.source, self.request, self.state = catalog, source, request, state
         self.model_id = state.model_id
         self.tell, self.on_change, self.turn = tell, on_change, turn
-        self.text = request.declared_source or request.model
+        self.text = Redactor().text(request.declared_source or request.model)
         self.folder = DownloadFolder(catalog.folder(self.model_id))
         self.meter = Meter(state.total_bytes)
         #: Whether anything of it is on the disk, to be gone on with.
@@ -74,6 +75,9 @@ class Bringing:
         await asyncio.sleep(0)
         tell("model_download_start", f"Downloading {name} from {self.source.name}.", source=self.text)
         located = await self.source.locate(self.request.model, self.request.commit or self.request.revision)
+        holder = await asyncio.to_thread(self.catalog.holder, name)
+        if holder not in (None, name):
+            raise Conflict(f"{name!r} would be in the folder of the model {holder!r}.", mend="Give it another id.")
         known = await asyncio.to_thread(self.catalog.get, name)
         if known is not None and self._same(known, located):
             record = await asyncio.to_thread(self._keep, known)
@@ -99,10 +103,9 @@ class Bringing:
         digest = self.request.sha256 or said_digest(located)
         if digest is not None:
             return known.checksum == digest
-        first = located.files[0]
-        if first.path is not None and not self.request.declared_source:
-            there = Path(known.path)
-            return there.exists() and (there.samefile(first.path) or known.size_bytes == located.size)
+        if located.files[0].path is not None and not self.request.declared_source:
+            home = Path(known.path) if known.format == "mlc" else Path(known.path).parent
+            return all(f.path is not None and unchanged(f.path, home / f.filename) for f in located.files)
         return known.revision == self.request.revision and known.commit == located.commit
 
     def _keep(self, known: ModelRecord) -> ModelRecord:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, Literal
 
 from rbee.adapters.sources import default_id
 from rbee.contracts.operations.downloads import DownloadInfo, DownloadStatus
 from rbee.contracts.operations.models import ModelDownload
+from rbee.core.errors import Conflict, InvalidRequest
 from rbee.core.records import DownloadProgress, ModelRecord
 from rbee.core.redact import Redactor
 from rbee.core.slug import slug
@@ -18,6 +19,7 @@ from rbee.daemons.hive.bringing import Bringing
 from rbee.daemons.hive.unfinished import Unfinished
 
 RUNNING: Final = ("queued", "downloading")
+LONGEST_ID: Final = 200
 Narrate = Callable[..., None]
 Key = tuple[str, str, str | None, str | None, str | None]
 
@@ -26,6 +28,19 @@ def key_of(request: ModelDownload) -> Key:
     """What makes two requests the same download; a secret in the source is no part of it."""
     model_id = request.model_id or default_id(request.model)
     return model_id, Redactor().text(request.model), request.revision, request.commit, request.sha256
+
+
+def usable_id(request: ModelDownload, others: Iterable[str]) -> str:
+    """The id that a model will have. Raises InvalidRequest for what no terminal and no client could say, Conflict when
+    it would be in the folder that one of the `others` is downloaded to."""
+    model_id = request.model_id or default_id(request.model)
+    if not model_id.isprintable() or model_id.strip() != model_id or len(model_id) > LONGEST_ID:
+        mend = f"Give one of up to {LONGEST_ID} characters that can be seen."
+        raise InvalidRequest(f"{model_id[:80]!r} is no id for a model.", mend=mend)
+    for other in others:
+        if other != model_id and slug(other).lower() == slug(model_id).lower():
+            raise Conflict(f"{model_id!r} would be in the folder of {other!r}.", mend="Give it another id.")
+    return model_id
 
 
 class Download:

@@ -19,7 +19,7 @@ from typing import Any
 
 from rbee.adapters import system
 from rbee.adapters.catalog import ModelCatalog
-from rbee.adapters.sources import Located, Source, default_id, source_for
+from rbee.adapters.sources import Located, Source, source_for
 from rbee.contracts import defaults
 from rbee.contracts.heartbeat import ModelChange
 from rbee.contracts.operations.downloads import DownloadInfo
@@ -29,7 +29,7 @@ from rbee.core.problems import did_you_mean
 from rbee.core.records import DownloadProgress, ModelRecord
 from rbee.core.redact import Redactor
 from rbee.daemons.hive.bringing import Bringing
-from rbee.daemons.hive.download import RUNNING, Download, key_of
+from rbee.daemons.hive.download import RUNNING, Download, key_of, usable_id
 from rbee.daemons.hive.unfinished import DownloadFolder, Unfinished, find_unfinished
 from rbee.daemons.logs import current_job
 
@@ -123,7 +123,7 @@ class Downloads:
         Raises RbeeError: conflict when another source is being downloaded under that id, download_cancelled when
         somebody gives it up meanwhile, and what sources raise.
         """
-        model_id = request.model_id or default_id(request.model)
+        model_id = usable_id(request, self._downloads)
         found = self._downloads.get(model_id)
         if found is None or found.status == "failed":
             source = source_for(request.model, self._sources)
@@ -166,6 +166,7 @@ class Downloads:
             left = before.state
             state = replace(state, started_at=left.started_at, commit=left.commit, finished=left.finished)
         made = Download(state, before.bytes_here if before else 0, request)
+        made.was_kept = before is not None
         self._downloads[model_id] = made
         return made
 
@@ -195,7 +196,9 @@ class Downloads:
             record = await bringing.run()
         except asyncio.CancelledError:
             if download.intent == "pause":
-                await download.set("paused")
+                # A disk that takes no note of it: it is paused until the hive ends.
+                with contextlib.suppress(OSError):
+                    await download.set("paused")
             elif download.intent != "cancel":
                 await self._failed(download, ENDED if self.closing else CANCELLED)
                 download.result.cancel()
@@ -213,9 +216,11 @@ class Downloads:
         assert bringing is not None
         with contextlib.suppress(OSError):
             await bringing.failed(error)
-            if bringing.begun or download.was_kept:
+        if bringing.begun or download.was_kept:
+            # A full disk takes no note of it; it can still be listed, gone on with and given up.
+            with contextlib.suppress(OSError):
                 await download.set("failed", error)
-                return
+            return
         if self._downloads.get(download.model_id) is download:
             self._downloads.pop(download.model_id)
 
