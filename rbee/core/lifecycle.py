@@ -52,7 +52,8 @@ def wait_after(ends: int, limits: Limits) -> float:
 
 def too_often(ends: Sequence[float], last: str) -> str:
     """Why it is given up, for a person. `last` is a sentence."""
-    return f"It crashed {len(ends)} times within {duration(ends[-1] - ends[0])}; the last time: {last}"
+    within = duration(ends[-1] - ends[0])
+    return f"It ended {len(ends)} times within {within} and is started no more; the last time: {last}"
 
 
 def duration(seconds: float) -> str:
@@ -92,10 +93,11 @@ class Course:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Why its process must end: it is `hung` (killed, started again), `too_big` (drained, started again) or `idle`
-    (drained, unloaded). `reason` is a sentence without its subject: `held 812 MB, its limit is 800 MB`."""
+    """Why its process must end: it is `hung` (killed, started again), `too_big` or `given_up` by itself (drained,
+    started again) or `idle` (drained, unloaded). `reason` is a sentence without its subject: `held 812 MB, its limit
+    is 800 MB`."""
 
-    kind: Literal["hung", "too_big", "idle"]
+    kind: Literal["hung", "too_big", "given_up", "idle"]
     reason: str
 
 

@@ -315,7 +315,7 @@ async def test_worker_that_keeps_dying_is_failed_with_the_reason(hive: HiveClien
     await until(given_up, 40)
     worker = await only(hive)
     assert worker.reason is not None
-    assert worker.reason.startswith("It crashed 5 times within ")
+    assert worker.reason.startswith("It ended 5 times within ")
     assert "killed by SIGKILL (by somebody, or by the kernel for lack of memory)" in worker.reason
     assert len(killed) == 5
     # A failed one is replaced by the next of its name, whatever its digest.

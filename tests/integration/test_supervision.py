@@ -167,7 +167,7 @@ async def test_too_much_memory_is_a_restart_and_too_often_too_much_the_end(paths
         await hive.run(spawn(options=replace(OPTIONS, memory_limit_mb=limit)))
         failed = await becomes(hive, status="failed")
         assert failed.reason is not None
-        assert failed.reason.startswith("It crashed 3 times within ")
+        assert failed.reason.startswith("It ended 3 times within ")
         assert f"MB, its limit is {limit} MB." in failed.reason
         assert failed.restarts == 2
         assert process.identify(failed.pid) is None
@@ -260,7 +260,7 @@ async def test_ends_are_counted_over_a_restart_of_the_hive(paths: Paths) -> None
         os.kill(pid, signal.SIGKILL)
         failed = await becomes(hive, status="failed")
         assert failed.reason is not None
-        assert failed.reason.startswith("It crashed 3 times within ")
+        assert failed.reason.startswith("It ended 3 times within ")
 
 
 async def test_settings_deleted_by_hand_are_written_again(paths: Paths) -> None:
@@ -333,3 +333,44 @@ async def test_an_engines_death_is_told_while_it_is_started_again(paths: Paths) 
         await until(told)
         healed = await becomes(hive, status="ready")
         assert (healed.pid, healed.restarts, healed.reason) == (spawned.pid, 0, None)
+
+
+async def test_a_worker_that_gave_up_on_its_engine_is_started_anew_by_the_hive(paths: Paths) -> None:
+    async with hive_of(paths) as hive:
+        before = (await hive.run(spawn())).response
+
+        async def killed_until_it_gives_up() -> bool:
+            worker = await only(hive)
+            if worker.status == "ready" and worker.restarts == 0:
+                os.kill((await engine_of(hive, worker)).pid, signal.SIGSEGV)
+                await becomes_other(hive, "ready")
+            return worker.restarts == 1
+
+        await until(killed_until_it_gives_up)
+        after = await becomes(hive, status="ready", restarts=1)
+        assert after.pid != before.pid
+        assert process.identify(before.pid) is None
+        assert after.last_end is not None
+        assert after.last_end.startswith("It gave up: ")
+        assert "SIGSEGV" in after.last_end
+        assert ".." not in after.last_end
+        await chat(hive, after.url)
+
+
+async def becomes_other(hive: HiveClient, status: str) -> None:
+    async def is_so() -> bool:
+        return (await only(hive)).status != status
+
+    await until(is_so)
+
+
+async def test_one_that_cannot_load_its_model_any_more_is_tried_again_and_then_given_up(paths: Paths) -> None:
+    async with hive_of(paths) as hive:
+        pid = (await hive.run(spawn())).response.pid
+        for file in paths.models.rglob("*.gguf"):
+            file.write_bytes(b"GGUF, and then nothing of it")
+        os.kill(pid, signal.SIGKILL)
+        failed = await becomes(hive, status="failed")
+        assert failed.reason is not None
+        assert failed.reason.startswith("It ended 3 times within ")
+        assert (failed.restarts, process.identify(failed.pid)) == (2, None)

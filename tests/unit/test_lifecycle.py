@@ -29,7 +29,7 @@ def test_it_is_given_up_if_and_only_if_so_many_ends_came_within_the_window(gaps:
         assert list(found.ends) == recent
         assert (found.wait is None) == (len(recent) >= LIMITS.ends)
         if found.wait is None:
-            assert "crashed" in lifecycle.too_often(found.ends, "It burned.")
+            assert "It ended" in lifecycle.too_often(found.ends, "It burned.")
             return
         assert LIMITS.wait_first <= found.wait <= LIMITS.wait_longest
         ends = found.ends
@@ -61,7 +61,9 @@ def test_a_clock_that_was_set_back_forgets_nothing_and_keeps_nothing_for_ever() 
 
 def test_why_it_was_given_up_says_how_often_how_fast_and_how_last() -> None:
     said = lifecycle.too_often((0.0, 10.0, 42.0), "It held 812 MB, its limit is 800 MB.")
-    assert said == "It crashed 3 times within 42 seconds; the last time: It held 812 MB, its limit is 800 MB."
+    assert said == (
+        "It ended 3 times within 42 seconds and is started no more; the last time: It held 812 MB, its limit is 800 MB."
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ class Life:
         try:
             if found and worker.state.status in ("ready", "busy", "failed"):
                 worker.settled.set()
-            elif not await self._until_ready(ended):
-                return False
+            elif (unfit := await self._until_ready(ended)) is not None:
+                return not worker.stopping and await self._after_end(unfit)
             if not ended.done():
                 verdict = await Watch(worker, self.around, witness, self._say_failed).until(ended)
         finally:
@@ -141,8 +141,8 @@ class Life:
     def _note(self, identity: process.Identity) -> None:
         self.worker.begin(identity, system.now())
 
-    async def _until_ready(self, ended: asyncio.Task[None]) -> bool:
-        """False when it told that it failed, or took too long: then its process is gone too."""
+    async def _until_ready(self, ended: asyncio.Task[None]) -> str | None:
+        """None when it is ready, or has ended. Else why it never will be, a sentence: then its process is gone too."""
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + defaults.WORKER_START_TIMEOUT, LOOK_FIRST
         while not ended.done():
@@ -151,18 +151,16 @@ class Life:
                 self.worker.progress = seen.progress
                 if seen.status in ("ready", "busy"):
                     await self._become_ready(seen)
-                    return True
+                    return None
                 if seen.status == "failed":
                     await self._end_process()
-                    await self._give_up(seen.reason or "It failed and does not say why.")
-                    return False
+                    return seen.reason or "It failed and does not say why."
             if loop.time() > deadline:
                 await self._end_process()
-                await self._give_up(f"It was not ready after {defaults.WORKER_START_TIMEOUT:.0f} seconds.")
-                return False
+                return f"It was not ready after {defaults.WORKER_START_TIMEOUT:.0f} seconds."
             await asyncio.wait({ended}, timeout=pause)
             pause = min(LOOK_SLOWEST, pause * 1.5)
-        return True
+        return None
 
     async def _ask_itself(self) -> health.Health | None:
         """None also while another program answers on its port: then the worker cannot listen, and will end."""

@@ -33,7 +33,7 @@ class Sight(Protocol):
 
 class Watch:
     """Of one process, from when it is ready (or found running) to its end or a verdict. `failed` is awaited when
-    the worker says that it has given up on its engine; it stays up then, to say so."""
+    the worker says that it has given up on its engine; then the verdict is to start it anew."""
 
     def __init__(
         self, worker: Managed, around: Sight, witness: OomWitness, failed: Callable[[], Awaitable[None]]
@@ -70,6 +70,10 @@ class Watch:
         self._check(found)
         if said is not None and said.status != "unknown":
             await self._follow(said)
+        if worker.state.status == "failed":
+            return Verdict(
+                kind="given_up", reason=f"gave up: {(worker.state.reason or 'it does not say why').rstrip('.')}"
+            )
         self._course, verdict = lifecycle.look(
             self._course,
             lifecycle.Look(
@@ -83,7 +87,7 @@ class Watch:
             memory_limit_mb=worker.config.options.memory_limit_mb,
             idle_timeout=worker.config.idle_timeout if worker.state.status == "ready" else None,
         )
-        return None if worker.state.status == "failed" else verdict
+        return verdict
 
     def _tend(self) -> None:
         """Bound its log; write its settings again when somebody has deleted them: without them nobody could stop it

@@ -99,7 +99,7 @@ class Supervisor:
                 log.warning("%s", failure.message)
                 self.engine = None
                 if failure.final or self._too_often():
-                    again = "" if failure.final else f" It did so {len(self._deaths)} times; rbee starts it no more."
+                    again = "" if failure.final else f" It did so {len(self._deaths)} times in a short while."
                     self._state.enter("failed", f"{failure}{again}")
                     return
                 self._state.enter("starting", f"{failure} Starting it again.")
