@@ -42,8 +42,8 @@ def _asked(story: Story) -> None:
     (story.notes["worker"],) = _workers(story)
 
 
-@then(parsers.parse("the worker is the one it was and may be idle for {seconds:f} seconds"))
-def _the_one(story: Story, seconds: float) -> None:
+@then(parsers.parse("the worker is the one it was and may be idle for {seconds:d} seconds"))
+def _the_one(story: Story, seconds: int) -> None:
     (worker,) = _workers(story)
     assert (worker["pid"], worker["start_time"]) == tuple(story.notes["worker"][k] for k in ("pid", "start_time"))
     (settings,) = (story.home.state / "workers").glob("*/worker.json")
