@@ -2,7 +2,8 @@
 """Engines that do not work: `python bad_engine.py HOW PORT`.
 
 `silent` never listens, `dies` ends at once with a reason, `stubborn` is ready and ends for no signal but SIGKILL, nor
-does its child, whose pid it answers to whatever is asked; `chatty` is ready and writes without end.
+does its child, whose pid it answers to whatever is asked; `chatty` is ready and writes without end; `greedy` is ready
+and takes memory without end once it has to work.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 
-def serve(answer: bytes) -> None:
-    """Answer 200 to everything, for ever."""
+def serve(answer: bytes, asked: Callable[[], None] = lambda: None) -> None:
+    """Answer 200 to everything, for ever; `asked` is called for what is posted."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -24,6 +26,9 @@ def serve(answer: bytes) -> None:
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
+
+        def do_POST(self) -> None:
+            asked()
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -40,6 +45,16 @@ def stubborn() -> None:
     serve(str(child.pid).encode())
 
 
+def greedy() -> None:
+    threading.Thread(target=serve, args=(b"ok", take_all), daemon=True).start()
+
+
+def take_all() -> None:
+    held = []
+    while True:
+        held.append(bytearray(b"x") * 2**20)
+
+
 def chatty() -> None:
     threading.Thread(target=serve, args=(b"ok",), daemon=True).start()
     number = 0
@@ -54,6 +69,8 @@ if __name__ == "__main__":
         sys.exit(1)
     if sys.argv[1] == "stubborn":
         stubborn()
+    if sys.argv[1] == "greedy":
+        greedy()
     if sys.argv[1] == "chatty":
         chatty()
     time.sleep(600)
