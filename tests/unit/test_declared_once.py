@@ -70,6 +70,6 @@ def test_its_command_and_help_are_there_for_both_tools(declared: str) -> None:
 def test_the_reference_and_openapi_have_it(declared: str) -> None:
     assert "WaggleDance" in docs.operations()
     for daemon in ("hive", "queen"):
-        made = openapi.document(daemon, "1.0", [("POST", "/v1/jobs", True)])  # type: ignore[arg-type]
+        made = openapi.document(daemon, "1.0", [("POST", "/v1/jobs", True)])
         content = made["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
         assert content["examples"][declared]["value"] == {"operation": {declared: {"direction": 40}}}

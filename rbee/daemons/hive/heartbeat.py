@@ -131,9 +131,8 @@ class Heartbeat:
                     if self.failures == 1:
                         self.failing_since = system.now()
                         log.warning("the queen at %s takes no heartbeat", url)
-                    pause = min(defaults.BACKOFF_MAX, defaults.BACKOFF_FIRST * 2 ** min(self.failures, 10))
                     with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._knocked.wait(), pause)
+                        await asyncio.wait_for(self._knocked.wait(), wait_after(self.failures))
 
     async def _send(self, session: aiohttp.ClientSession, url: str) -> bool:
         """Whether the queen took it."""
@@ -165,6 +164,11 @@ class Heartbeat:
         self._models = {k: v for k, v in self._models.items() if models.get(k) is not v}
         self._workers = {k: v for k, v in self._workers.items() if workers.get(k) is not v}
         return True
+
+
+def wait_after(failures: int) -> float:
+    """Seconds until a queen that took nothing, so often in a row, is tried again."""
+    return min(defaults.BACKOFF_MAX, defaults.BACKOFF_FIRST * 2.0 ** min(failures, 10))
 
 
 def _host_of(url: str) -> str | None:
