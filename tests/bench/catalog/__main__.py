@@ -2,9 +2,10 @@
 """`python -m tests.bench.catalog [--models N] [--lists N]`: a hive with that many models, listed that often.
 
 Each list is timed as a call (`Catalog.list()` in this process), as a job over HTTP to a hive of its own process (from
-the POST until its stream's `[DONE]`, the result in it), and as `/capabilities`. The hive's resident memory is read
-after its tenth list and after the last. The models' folders are old enough for their times to be trusted, as those of
-a catalog that was not made a moment ago are.
+the POST until its stream's `[DONE]`, the result in it), and as `/capabilities`; beside it the processor time that the
+hive spent on each, which a busy machine changes less. Its resident memory is read after its first and tenth list and
+after the last, and the size of what it keeps of its jobs. The models' folders are old enough for their times to be
+trusted, as those of a catalog that was not made a moment ago are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 
 from rbee.adapters.catalog import ModelCatalog
 from rbee.adapters.paths import Paths, write_atomic
@@ -75,14 +77,23 @@ def call(paths: Paths, lists: int) -> dict[str, float]:
     return figures(taken)
 
 
-async def timed(lists: int, one: Callable[[], Awaitable[int]], after: Callable[[int], None]) -> dict[str, float]:
-    taken = []
+async def timed(
+    hive: psutil.Process, lists: int, one: Callable[[], Awaitable[int]], after: Callable[[int], None]
+) -> dict[str, float]:
+    taken, before = [], 0.0
     for number in range(lists):
+        if number == 1:
+            before = cpu(hive)
         began = time.perf_counter()
         size = await one()
         taken.append(time.perf_counter() - began)
         after(number)
-    return {**figures(taken), "answer_bytes": size}
+    return {**figures(taken), "cpu_ms": round((cpu(hive) - before) / (lists - 1) * 1000, 1), "answer_bytes": size}
+
+
+def cpu(process: psutil.Process) -> float:
+    spent = process.cpu_times()
+    return float(spent.user + spent.system)
 
 
 def resident_mb(pid: int) -> float:
@@ -92,6 +103,7 @@ def resident_mb(pid: int) -> float:
 
 async def over_http(url: str, pid: int, lists: int) -> dict[str, Any]:
     memory: dict[int, float] = {}
+    hive = psutil.Process(pid)
 
     def look(number: int) -> None:
         if number in (0, 9, lists - 1):
@@ -104,7 +116,8 @@ async def over_http(url: str, pid: int, lists: int) -> dict[str, Any]:
                 stream = (await accepted.json())["sse_url"]
             async with session.get(stream) as answer:
                 body = await answer.read()
-            assert body.endswith(b"data: [DONE]\n\n"), body[-200:]
+            assert body.endswith(b"}}\n\ndata: [DONE]\n\n"), body[-200:]
+            assert len(body) > 100_000, body
             return len(body)
 
         async def capabilities() -> int:
@@ -115,9 +128,9 @@ async def over_http(url: str, pid: int, lists: int) -> dict[str, Any]:
             async with session.get("/metrics") as answer:
                 return len(await answer.read())
 
-        found = {"ModelList job over HTTP": await timed(lists, job, look)}
-        found["/capabilities"] = await timed(min(lists, 30), capabilities, lambda _: None)
-        found["/metrics"] = await timed(min(lists, 30), metrics, lambda _: None)
+        found = {"ModelList job over HTTP": await timed(hive, lists, job, look)}
+        found["/capabilities"] = await timed(hive, min(lists, 30), capabilities, lambda _: None)
+        found["/metrics"] = await timed(hive, min(lists, 30), metrics, lambda _: None)
     told = {f"rss_mb_after_{n + 1}": mb for n, mb in sorted(memory.items())}
     return {**found, "hive": told}
 
@@ -133,7 +146,10 @@ async def bench(models: int, lists: int) -> dict[str, Any]:
         hive = await started(paths, Path(folder))
         try:
             run = json.loads((paths.state / "hive.run.json").read_text())
-            return {**found, **await over_http(run["url"], hive.pid, lists)}
+            found |= await over_http(run["url"], hive.pid, lists)
+            kept = [p for p in paths.data.rglob("hive.*") if p.is_file()] + list(paths.data.glob("hive.results/*"))
+            found["hive"]["kept_mb"] = round(sum(p.stat().st_size for p in kept) / 1e6, 1)
+            return found
         finally:
             hive.terminate()
             await hive.wait()
