@@ -183,6 +183,7 @@ async def test_an_idle_worker_is_unloaded_and_comes_back_as_it_was(paths: Paths)
         with pytest.raises(RbeeError) as refused:
             await hive.run(ModelDelete(model_id="bee-tiny"))
         assert refused.value.code == "model_in_use"
+        assert "is used by w1 (unloaded)." in refused.value.message
         # Its port, the only one, is free for another.
         other = (await hive.run(spawn(worker_id="w2"))).response
         assert other.port == before.port
@@ -248,6 +249,18 @@ async def test_an_unloaded_worker_outlives_its_hive_and_can_be_removed(paths: Pa
         await hive.run(ModelDelete(model_id="bee-tiny"))
 
 
+async def test_a_model_of_an_unloaded_worker_goes_with_it_when_it_is_forced(paths: Paths) -> None:
+    async with hive_of(paths) as hive:
+        await hive.run(spawn(idle_timeout=0.5))
+        await becomes(hive, status="unloaded")
+        told = await hive.run(ModelDelete(model_id="bee-tiny", force=True))
+        assert [(e["worker_id"], e["pid"]) for e in told.events if e["event"] == "model_delete_worker_stop"] == [
+            ("w1", 0)
+        ]
+        assert (await hive.capabilities()).workers == ()
+        assert not list(paths.workers.iterdir())
+
+
 async def test_ends_are_counted_over_a_restart_of_the_hive(paths: Paths) -> None:
     async with hive_of(paths, leave=True) as hive:
         pid = (await hive.run(spawn())).response.pid
@@ -281,6 +294,24 @@ async def test_a_worker_whose_folder_is_gone_is_ended_by_the_next_hive(paths: Pa
     async with hive_of(paths) as hive:
         assert not process.alive(worker)
         assert (await hive.capabilities()).workers == ()
+
+
+async def test_folders_that_are_no_workers_own_harm_neither_the_hive_nor_a_worker(paths: Paths) -> None:
+    async with hive_of(paths, leave=True) as hive:
+        worker = identified((await hive.run(spawn())).response.pid)
+    own = WorkerFolder.of(paths.workers, "w1")
+    shutil.copytree(own.path, paths.workers / "w1-copy")
+    nowhere = WorkerFolder.of(paths.workers, "w2")
+    found = own.load()
+    assert found is not None
+    nowhere.path.mkdir()
+    nowhere.save_config(replace(found[0], worker_id="w2", listen="nowhere"))
+    async with hive_of(paths) as hive:
+        adopted = await only(hive)
+        assert (adopted.worker_id, adopted.pid) == ("w1", worker.pid)
+        assert [f.name for f in paths.workers.iterdir()] == ["w1"]
+        await hive.run(WorkerProcessDelete(pid=worker.pid))
+        assert not process.alive(worker)
 
 
 async def test_a_port_taken_while_it_was_dead_is_given_up_for_another(paths: Paths) -> None:

@@ -84,11 +84,13 @@ class WorkerFolder:
         write_atomic(self.path / "process.json", codec.encode_pretty(state), 0o600)
 
     def load(self) -> tuple[WorkerConfig, ProcessFile] | None:
-        """None when its settings cannot be read: then nothing is known of it. A lost `process.json` is made up
-        for by looking for the process itself."""
+        """None when its settings cannot be read, or are those of another worker (a copied folder): then nothing is
+        known of it. A lost `process.json` is made up for by looking for the process itself."""
         try:
             config = codec.decode(WorkerConfig, self.config_file.read_bytes())
         except (OSError, codec.CodecError):
+            return None
+        if slug(config.worker_id) != self.path.name or not config.listen.rpartition(":")[2].isdecimal():
             return None
         try:
             return config, codec.decode(ProcessFile, (self.path / "process.json").read_bytes())

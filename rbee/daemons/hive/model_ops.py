@@ -125,11 +125,12 @@ class ModelOps:
         # While these are stopped another may have been started.
         while users := self._supervisor.using(record.id):
             if not force:
-                who = ", ".join(w.id for w in users)
+                # An unloaded one has nothing open, but comes back with the model that it was given.
+                who = ", ".join(f"{w.id} (unloaded)" if w.state.status == "unloaded" else w.id for w in users)
                 raise Conflict(
                     f"The model {record.id!r} is used by {who}.",
                     code="model_in_use",
-                    mend="Stop these first, or force it.",
+                    mend="Remove these workers first, or force it, which removes them too.",
                 )
             await self._stop(ctx, record.id, users)
         self._not_downloading(record.id)
