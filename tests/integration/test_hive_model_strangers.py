@@ -12,12 +12,13 @@ import pytest
 
 from rbee.adapters import shipped
 from rbee.adapters.paths import Paths
-from rbee.contracts.operations.downloads import DownloadCancel, DownloadList
+from rbee.contracts.operations.downloads import DownloadCancel, DownloadList, DownloadPause, DownloadResume
 from rbee.contracts.operations.models import ModelDownload, ModelGet, ModelList, ModelVerify
 from rbee.core.errors import RbeeError
 from rbee.core.slug import slug
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
+from tests.support.gguf_bytes import write_parts
 from tests.support.hive import HiveClient, client, free_range, machine, settings
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -161,3 +162,41 @@ async def test_a_download_that_the_disk_takes_no_note_of_can_be_given_up(hive: H
     await hive.run(DownloadCancel(download_id="m1"))
     assert (await hive.run(DownloadList())).response.downloads == ()
     assert not list(paths.models.iterdir())
+
+
+async def test_a_missing_part_is_told_before_the_first_byte(hive: HiveClient, tmp_path: Path) -> None:
+    parts = {f"m-{n:05d}-of-00100.gguf": BEE for n in range(1, 101) if n != 73}
+    async with file_server(BEE, others=parts) as server:
+        told = await refused(hive, ModelDownload(model=f"{server.url}/m-00001-of-00100.gguf"))
+        assert told.code == "not_found"
+        assert "99 of the 100 parts" in told.message
+        assert "m-00073-of-00100.gguf is missing" in told.message
+        assert server.seen == []
+
+
+async def test_a_server_that_is_asked_no_such_thing_is_believed_nothing(hive: HiveClient, tmp_path: Path) -> None:
+    parts = {p.name: p.read_bytes() for p in write_parts(tmp_path / "made")[0].parent.iterdir()}
+    for status in (404, 405, 500):
+        async with file_server(BEE, others=parts, heads=status) as server:
+            request = ModelDownload(model=f"{server.url}/{min(parts)}", model_id=f"m{status}")
+            assert (await hive.run(request)).response.size_bytes == sum(map(len, parts.values()))
+
+
+async def test_what_was_let_go_on_goes_on_whoever_joins_and_leaves(hive: HiveClient) -> None:
+    async with file_server(BEE, hold_after=600_000) as server:
+        request = ModelDownload(model=f"{server.url}/model.gguf", model_id="m1")
+        first = await hive.submit(request)
+        await server.holding.wait()
+        await hive.run(DownloadPause(download_id="m1"))
+        await hive.cancel(first)
+        assert [e async for e in hive.events(first)][-1]["event"] == "cancelled"
+        await hive.run(DownloadResume(download_id="m1"))
+        joined = await hive.submit(request)
+        async for event in hive.events(joined):
+            if event["event"] == "model_download_joined":
+                await hive.cancel(joined)
+        (one,) = (await hive.run(DownloadList())).response.downloads
+        assert one.status == "downloading"
+        server.hold_after = None
+        server.go_on.set()
+        assert (await hive.run(request)).response.status == "available"

@@ -29,6 +29,8 @@ class FileServer:
     drops: list[int] = field(default_factory=list)
     #: Statuses answered instead, one entry for each request.
     statuses: list[int] = field(default_factory=list)
+    #: The status that each question for headers alone is answered with, instead of what is true.
+    heads: int | None = None
     retry_after: str | None = None
     encoding: str | None = None
     #: Says that the file is so much longer than it is.
@@ -60,6 +62,8 @@ class FileServer:
         return [_range(h["Range"], 0)[0] if "Range" in h else 0 for h in self.seen]
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "HEAD" and not self.redirect_to:
+            return self._head(request.path.removeprefix("/"))
         self.seen.append(dict(request.headers))
         self.paths.append(request.path)
         if self.redirect_to:
@@ -74,6 +78,14 @@ class FileServer:
             return await self._answer(request)
         finally:
             self.serving -= 1
+
+    def _head(self, name: str) -> web.StreamResponse:
+        """Not among `seen`, which are those for bytes."""
+        there = name == "model.gguf" or name in self.others
+        response = web.StreamResponse(status=self.heads or (200 if there else 404))
+        if response.status == 200:
+            response.content_length = len(self.others.get(name, self.data))
+        return response
 
     def _refused(self, status: int) -> web.Response:
         return web.Response(status=status, headers={"Retry-After": self.retry_after} if self.retry_after else {})

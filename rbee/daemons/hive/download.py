@@ -30,6 +30,12 @@ def key_of(request: ModelDownload) -> Key:
     return model_id, Redactor().text(request.model), request.revision, request.commit, request.sha256
 
 
+def without_secrets(request: ModelDownload) -> ModelDownload:
+    """As it may be written down."""
+    hide, declared = Redactor().text, request.declared_source
+    return replace(request, model=hide(request.model), declared_source=hide(declared) if declared else None)
+
+
 def usable_id(request: ModelDownload, others: Iterable[str]) -> str:
     """The id that a model will have. Raises InvalidRequest for what no terminal and no client could say, Conflict when
     it would be in the folder that one of the `others` is downloaded to."""
@@ -53,6 +59,8 @@ class Download:
         self.bringing: Bringing | None = None
         self.task: asyncio.Task[None] | None = None
         self.intent: Literal["pause", "cancel"] | None = None
+        #: Somebody let it go on though nobody waits: it does so, whoever joins and leaves.
+        self.detached = False
         #: Whether the disk knows of it from before this run.
         self.was_kept = request is None
         self._here = here

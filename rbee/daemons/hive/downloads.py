@@ -27,9 +27,8 @@ from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import Conflict, Interrupted, NotFound, RbeeError
 from rbee.core.problems import did_you_mean
 from rbee.core.records import DownloadProgress, ModelRecord
-from rbee.core.redact import Redactor
 from rbee.daemons.hive.bringing import Bringing
-from rbee.daemons.hive.download import RUNNING, Download, key_of, usable_id
+from rbee.daemons.hive.download import RUNNING, Download, key_of, usable_id, without_secrets
 from rbee.daemons.hive.unfinished import DownloadFolder, Unfinished, find_unfinished
 from rbee.daemons.logs import current_job
 
@@ -151,17 +150,12 @@ class Downloads:
             raise
         finally:
             download.leave(waiter)
-            if not download.waiting:
+            if not (download.waiting or download.detached):
                 await download.halt()
 
     def _new(self, model_id: str, request: ModelDownload, before: Download | None) -> Download:
-        kept = Redactor().text(request.model)
-        state = Unfinished(
-            model_id=model_id,
-            request=replace(request, model=kept, declared_source=_hidden(request.declared_source)),
-            status="downloading",
-            started_at=system.now(),
-        )
+        kept, now = without_secrets(request), system.now()
+        state = Unfinished(model_id=model_id, request=kept, status="downloading", started_at=now)
         if before is not None and before.key == key_of(request):
             left = before.state
             state = replace(state, started_at=left.started_at, commit=left.commit, finished=left.finished)
@@ -260,6 +254,7 @@ class Downloads:
                 mend="Download it again with its source: it goes on from what is there.",
             )
         source = source_for(download.request.model, self._sources)
+        download.detached = not download.waiting
         if download.status == "failed":
             download.again()
         self._start(download, source)
@@ -297,7 +292,3 @@ class Downloads:
     def _tell(self, download: Download, name: str, message: str, **fields: Any) -> None:
         for narrate in download.narrates():
             narrate(name, message, model_id=download.model_id, **fields)
-
-
-def _hidden(text: str | None) -> str | None:
-    return None if text is None else Redactor().text(text)

@@ -73,7 +73,8 @@ class Verifying:
         try:
             found = await self._read(bool(expected.md5))
         except OSError as e:
-            raise RbeeError(f"A file of {record.id!r} cannot be read: {e}.", code="disk_error") from e
+            text = f"A file of {record.id!r} cannot be read: {e.strerror or e}: {e.filename}."
+            raise RbeeError(text, code="disk_error", mend="Download the model again.") from e
         expected, wrong = self._judge(expected, found)
         await self._note(expected, found, wrong)
         if wrong:
