@@ -19,6 +19,17 @@ from tests.support.rbee_cli import Ran, RbeeHome, rbee_home, until
 pytestmark = pytest.mark.engine
 
 
+_clients: list[OpenAI] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Clients of a scenario end with it, not whenever their garbage is collected."""
+    yield
+    while _clients:
+        _clients.pop().close()
+
+
 @dataclass
 class Story:
     """What a scenario has done so far."""
@@ -34,7 +45,9 @@ class Story:
 
     @property
     def client(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.home.url}/v1", api_key="unused", max_retries=0, timeout=30)
+        made = OpenAI(base_url=f"{self.home.url}/v1", api_key="unused", max_retries=0, timeout=30)
+        _clients.append(made)
+        return made
 
     def last(self) -> Ran:
         assert self.ran is not None

@@ -141,7 +141,8 @@ class Fleet:
                 found = json.load(answer)
                 return Answer(answer.status, answer.headers["X-Rbee-Hive"], found["choices"][0]["message"]["content"])
         except urllib.error.HTTPError as e:
-            return Answer(e.code, "", e.read().decode())
+            with e:
+                return Answer(e.code, "", e.read().decode())
 
     def asks_well(self, host: str, seconds: float = 40) -> Answer:
         """Ask until it is answered; a failure names the host."""
