@@ -22,9 +22,14 @@ import pytest
 
 from rbee.adapters import shipped
 from rbee.cli.hive_cmds import _TOP as TOP
+from rbee.contracts.openapi import example
 from rbee.contracts.operations import OPERATIONS
 from rbee.contracts.schemas import SCHEMAS
+from rbee.daemons.hive.app import HiveDaemon
+from rbee.daemons.hive.hive_ops import only_for
 from tests.support.files_server import FileServer, file_server
+from tests.support.hive import free_range, settings
+from tests.support.hive import machine as places
 from tests.support.hive_tool import HiveMachine, Typed
 from tests.support.operation_table import BINARY, DOWNLOADS, PID, TABLE, Step
 
@@ -162,6 +167,21 @@ class Story:
 def test_no_operation_of_a_hive_is_forgotten() -> None:
     assert {step.name for step in TABLE} == OF_A_HIVE
     assert all(step.tells and step.answers for step in TABLE)
+
+
+async def test_exactly_one_handler_for_every_operation(tmp_path: Path) -> None:
+    """And what was meant for another hive is refused by each of them before it does anything."""
+    daemon = HiveDaemon(settings(free_range()), places(tmp_path), None)
+    assert set(daemon.hive.handlers()) == OF_A_HIVE
+    await daemon.start()
+    try:
+        for name in sorted(OF_A_HIVE):
+            said = await asyncio.to_thread(Http(daemon.url, "another").ask, name, example(OPERATIONS[name].request))
+            assert (name, said.code) == (name, "invalid_request")
+    finally:
+        await daemon.stop()
+    with pytest.raises(ValueError, match="ModelGet has two handlers"):
+        only_for("h1", daemon.hive.handlers(), {"ModelGet": daemon.hive.handlers()["ModelGet"]})
 
 
 @pytest.fixture

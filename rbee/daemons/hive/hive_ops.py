@@ -122,8 +122,9 @@ class HiveOps:
         )
 
 
-def only_for(hive_id: str, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
-    """The handlers, each refusing what was meant for another hive: a wrong address must not hit this machine."""
+def only_for(hive_id: str, *families: Mapping[str, Handler]) -> dict[str, Handler]:
+    """The handlers of all families, each refusing what was meant for another hive: a wrong address must not hit this
+    machine. Raises ValueError for an operation that two of them serve."""
 
     def guarded(handler: Handler) -> Handler:
         async def run(ctx: JobContext, request: Any) -> Any:
@@ -136,4 +137,9 @@ def only_for(hive_id: str, handlers: Mapping[str, Handler]) -> dict[str, Handler
 
         return run
 
-    return {name: guarded(handler) for name, handler in handlers.items()}
+    found: dict[str, Handler] = {}
+    for name, handler in (one for family in families for one in family.items()):
+        if name in found:
+            raise ValueError(f"{name} has two handlers")
+        found[name] = guarded(handler)
+    return found
