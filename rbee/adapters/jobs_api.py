@@ -101,7 +101,7 @@ class JobsApi:
         """Read until `[DONE]`; the id of the last event. Raises _Dropped when the stream ends before."""
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
         connection, answer = daemon.open(
-            "GET", f"/v1/jobs/{quote(job_id)}/stream", timeout=STREAM_TIMEOUT, headers=headers
+            "GET", f"/v1/jobs/{quote(job_id)}/stream?large=false", timeout=STREAM_TIMEOUT, headers=headers
         )
         parser = Parser()
         parser.last_id = last_id
@@ -140,4 +140,6 @@ def _result(job: Job) -> Any:
     if job.state == "failed":
         error = job.error
         raise RbeeError(error.error if error else f"{job.operation} failed.", code=error.code if error else "failed")
+    if job.result is None and job.result_bytes:
+        raise RbeeError(f"The result of this {job.operation} is kept no more.", code="result_gone", mend="Ask again.")
     return codec.convert(OPERATIONS[job.operation].response, job.result)

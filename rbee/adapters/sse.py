@@ -22,7 +22,8 @@ class Parser:
     """Keeps the unfinished part of a stream between calls of `feed`."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        #: The line that has not ended yet, in the pieces that it came in: one may be many megabytes long.
+        self._rest: list[bytes] = []
         self._after_cr = False
         self._data: list[str] = []
         self._event = ""
@@ -41,7 +42,11 @@ class Parser:
             if not chunk:
                 return []
         self._after_cr = chunk.endswith(b"\r")
-        *lines, self._rest = _LINE_END.split(self._rest + chunk)
+        *lines, rest = _LINE_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
+        self._rest.append(rest)
+        if lines:
+            lines[0] = b"".join((*self._rest[:-1], lines[0]))
+            self._rest = [rest]
         return [event for event in map(self._line, lines) if event is not None]
 
     def _line(self, line: bytes) -> Event | None:

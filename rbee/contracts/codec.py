@@ -25,7 +25,7 @@ def encode_pretty(value: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
-def embedded(data: bytes) -> Any:
+def embedded(data: bytes | memoryview) -> Any:
     """JSON that was made before, as a value that `encode` puts where it stands, as it is."""
     return msgspec.Raw(data)
 
@@ -46,6 +46,11 @@ def decode(kind: type[T], data: bytes | str) -> T:
         raise CodecError(str(e)) from None
     except RecursionError:
         raise CodecError("it is nested too deeply") from None
+
+
+def fields(data: bytes) -> dict[str, bytes]:
+    """The fields of an object, each as the JSON that it is: nothing in them is taken apart. Raises CodecError."""
+    return {name: bytes(value) for name, value in decode(dict[str, msgspec.Raw], data).items()}
 
 
 def convert(kind: type[T], value: Any) -> T:

@@ -51,6 +51,7 @@ _QUEEN_URL: Final = _query(
     "queen_url", "Where to send heartbeats from now on.", type="string",
     pattern="^http://[A-Za-z0-9][A-Za-z0-9.-]*:[1-9][0-9]{0,3}/?$",
 )  # fmt: skip
+_LARGE: Final = _query("large", "`false`: leave out an event with a large result; the job has it.", type="boolean")
 _TEXT, _STREAM = "text/plain", "text/event-stream"
 #: By method and path, of both daemons.
 ENDPOINTS: Final[Mapping[tuple[str, str], Endpoint]] = {
@@ -59,7 +60,7 @@ ENDPOINTS: Final[Mapping[tuple[str, str], Endpoint]] = {
     ("GET", "/v1/jobs/{job_id}"): Endpoint("One job, with its result or error.", Job, errors=(404,)),
     ("DELETE", "/v1/jobs/{job_id}"): Endpoint("Cancel a job; 409 when it has ended.", Job, errors=(404, 409)),
     ("GET", "/v1/jobs/{job_id}/stream"): Endpoint(
-        "Its events from the first, then as they come.", media=_STREAM, errors=(404,), parameters=(_RESUME,)
+        "Its events from the first, then as they come.", media=_STREAM, errors=(404,), parameters=(_RESUME, _LARGE)
     ),
     ("GET", "/v1/models"): Endpoint("Models and aliases, as OpenAI lists them."),
     ("GET", "/v1/models/{name}"): Endpoint("One model.", errors=(404,)),

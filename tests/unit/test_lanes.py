@@ -59,3 +59,7 @@ def test_every_limit_is_of_a_lane_that_a_hives_operation_has_and_slow_ones_are_a
 def test_json_made_before_is_put_where_it_stands() -> None:
     assert codec.encode({"a": codec.embedded(b'{"b":[1,2]}')}) == b'{"a":{"b":[1,2]}}'
     assert [bytes(codec.json_of(x)) for x in (codec.embedded(b"[1,2]"), {"b": 1})] == [b"[1,2]", b'{"b":1}']
+    assert codec.fields(b'{"a": [1, 2], "b":null}') == {"a": b"[1, 2]", "b": b"null"}
+    for wrong in (b"[1]", b'{"a"'):
+        with pytest.raises(codec.CodecError):
+            codec.fields(wrong)

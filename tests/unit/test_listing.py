@@ -47,7 +47,7 @@ def test_a_catalogs_list_and_its_text_agree_while_models_come_change_and_go(tmp_
 
     def agreed(downloads: dict[str, DownloadProgress]) -> list[str]:
         records, text = catalog.listed(downloads)
-        assert text == codec.encode(records)
+        assert text == codec.encode({"models": records})
         assert [r.download_progress for r in records] == [downloads.get(r.id) for r in records]
         return [r.id for r in records]
 

@@ -20,29 +20,31 @@ class _Made:
 
 
 class Listing:
-    """Values are told from one another by identity: who lists gives the same object again while it is unchanged.
+    """An array in a frame of JSON: `head`, the values, `tail`.
 
-    Holds the last text and nothing beside it; safe to call from several threads.
+    Values are told from one another by identity: who lists gives the same object again while it is unchanged. Holds
+    the last text and nothing beside it; safe to call from several threads.
     """
 
-    def __init__(self) -> None:
-        self._made = _Made((), b"[]", {})
+    def __init__(self, head: bytes = b"[", tail: bytes = b"]") -> None:
+        self.head, self.tail = head, tail
+        self._made = _Made((), head + tail, {})
 
     def text(self, values: Sequence[object]) -> bytes:
-        """The JSON array of `values`; the very same bytes as last time when they are the same."""
+        """With these values; the very same bytes as last time when they are the same, and not a copy of them."""
         known = self._made
         if len(values) == len(known.values) and all(map(operator.is_, values, known.values)):
             return known.text
         before = memoryview(known.text)
         parts: list[bytes | memoryview] = []
         places: dict[int, tuple[int, int]] = {}
-        end = 0
+        end = len(self.head) - 1
         for value in values:
             place = known.places.get(id(value))
             part = codec.encode(value) if place is None else before[place[0] : place[1]]
             begin, end = end + 1, end + 1 + len(part)
             places[id(value)] = (begin, end)
             parts.append(part)
-        made = _Made(tuple(values), b"[%b]" % b",".join(parts), places)
+        made = _Made(tuple(values), b"".join((self.head, b",".join(parts), self.tail)), places)
         self._made = made
         return made.text

@@ -30,7 +30,7 @@ class ModelCatalog:
 
     def __init__(self, root: Path) -> None:
         self._files = FilesystemCatalog(root, ModelEntry, _broken, _checked)
-        self._listing = Listing()
+        self._listing = Listing(b'{"models":[', b"]}")
 
     def folder(self, model_id: str) -> Path:
         return self._files.folder(model_id)
@@ -44,7 +44,7 @@ class ModelCatalog:
         return [entry.artifact for entry in self._files.entries()]
 
     def listed(self, downloads: Mapping[str, DownloadProgress]) -> tuple[Sequence[ModelRecord], bytes]:
-        """`list`, with how far the downloads of models are, by their ids; and its JSON."""
+        """`list`, with how far the downloads of models are, by their ids; and the JSON `{"models":[...]}` of it."""
         found = [
             replace(record, download_progress=downloads[record.id]) if record.id in downloads else record
             for record in self.list()

@@ -61,7 +61,7 @@ class ModelOps:
         rest = f", {len(found) - TOLD} more than told here" if len(found) > TOLD else ""
         text = f"{len(found)} model{'' if len(found) == 1 else 's'}{rest}." if found else "No models."
         ctx.narrate("model_list_result", text, count=len(found))
-        return b'{"models":%b}' % made
+        return made
 
     def _as_now(self, record: ModelRecord) -> ModelRecord:
         """With how far its download is; one that is to replace a model leaves that one `available` until then."""

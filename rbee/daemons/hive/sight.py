@@ -63,7 +63,7 @@ class Sight:
             url=self.url,
             system=await asyncio.to_thread(system.info, self._paths.models),
             devices=devices,
-            models=codec.embedded(models),
+            models=codec.embedded(memoryview(models)[len(b'{"models":') : -1]),
             workers=await self._supervisor.records(),
             worker_binaries=tuple(await asyncio.to_thread(_listed, "engines", self._binaries.list)),
             queen_url=queen_url,

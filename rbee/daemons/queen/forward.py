@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 #: A child's stream that broke is taken up again for so long.
 _RESUME_FOR = 60.0
+_NOTHING = b"null"
 _TROUBLE = (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError)
 
 
@@ -38,8 +39,8 @@ class Forwarder:
         self._http = http
         self._headers = token.header if token is not None else {}
 
-    async def run(self, context: JobContext, request: Any) -> Any:
-        """Handler of every operation of a hive: its result, as JSON.
+    async def run(self, context: JobContext, request: Any) -> bytes:
+        """Handler of every operation of a hive: its result, as the JSON that the hive made.
 
         Raises RbeeError with the child's code and message, NotFound for an unknown hive, Unreachable. Cancelled:
         the child is cancelled too.
@@ -70,23 +71,29 @@ class Forwarder:
         except _TROUBLE as e:
             raise Unreachable(f"The hive at {url} does not answer: {words(e)}.") from None
 
-    async def _result(self, job_url: str) -> Any:
-        job = await self.get_json(job_url)
-        if job.get("state") == "completed":
-            return job.get("result")
-        error = job.get("error") or {}
-        if job.get("state") == "cancelled":
+    async def _result(self, job_url: str) -> bytes:
+        job = await self._job(job_url)
+        state, result = job.get("state", b""), job.get("result", _NOTHING)
+        if state == b'"completed"':
+            if result == _NOTHING != job.get("result_bytes", _NOTHING):
+                raise RbeeError("The hive keeps the job's result no more.", code="result_gone", mend="Ask again.")
+            return result
+        if state == b'"cancelled"':
             raise RbeeError("The job was cancelled on the hive.", code="cancelled")
+        error = _json(job.get("error", _NOTHING))
         raise RbeeError(str(error.get("error", "The job failed.")), code=str(error.get("code", "internal")))
 
-    async def get_json(self, url: str) -> dict[str, Any]:
+    async def _job(self, url: str) -> dict[str, bytes]:
+        """Its fields as they came: a list of a big catalog is not taken apart only to be put together again."""
         timeout = aiohttp.ClientTimeout(total=defaults.PROBE_TIMEOUT, connect=defaults.CONNECT_TIMEOUT)
         try:
             async with self._http.get(url, headers=self._headers, timeout=timeout) as answer:
-                found = _json(await answer.read())
+                data = await answer.read()
                 if answer.status != 200:
-                    raise _error_of(found, answer.status, url)
-                return found
+                    raise _error_of(_json(data), answer.status, url)
+                return codec.fields(data)
+        except codec.CodecError:
+            raise Unreachable(f"{url} answers with what is no job.") from None
         except _TROUBLE as e:
             raise Unreachable(f"{url} does not answer: {words(e)}.") from None
 
@@ -107,7 +114,7 @@ class Forwarder:
         timeout = aiohttp.ClientTimeout(
             total=None, connect=defaults.CONNECT_TIMEOUT, sock_read=defaults.SSE_KEEPALIVE * 3
         )
-        return self._http.get(f"{job_url}/stream", headers=headers, timeout=timeout)
+        return self._http.get(f"{job_url}/stream?large=false", headers=headers, timeout=timeout)
 
 
 class _Child:
