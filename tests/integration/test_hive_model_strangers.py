@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
@@ -200,3 +201,26 @@ async def test_what_was_let_go_on_goes_on_whoever_joins_and_leaves(hive: HiveCli
         server.hold_after = None
         server.go_on.set()
         assert (await hive.run(request)).response.status == "available"
+
+
+async def test_a_model_is_not_replaced_by_one_that_happens_to_be_called_so(hive: HiveClient, tmp_path: Path) -> None:
+    other = write_tiny_gguf(tmp_path / "bee-tiny.gguf")
+    first = (await hive.run(ModelDownload(model=BUILTIN))).response
+    told = await refused(hive, ModelDownload(model=f"file:{other}"))
+    assert told.code == "model_exists"
+    assert "from builtin:bee-tiny" in told.message
+    assert (await hive.run(ModelGet(model_id="bee-tiny"))).response.model.checksum == first.checksum
+    # Who says the id means it.
+    second = (await hive.run(ModelDownload(model=f"file:{other}", model_id="bee-tiny"))).response
+    assert second.checksum != first.checksum
+
+
+async def test_the_same_bytes_of_another_place_are_not_fetched_again(hive: HiveClient) -> None:
+    digest = hashlib.sha256(BEE).hexdigest()
+    async with file_server(BEE) as first, file_server(BEE) as mirror:
+        for server in (first, mirror):
+            url = f"{server.url}/model.gguf"
+            told = await hive.run(ModelDownload(model=url, model_id="m1", sha256=digest))
+            assert (await hive.run(ModelGet(model_id="m1"))).response.model.source == url
+        assert "model_download_exists" in told.names
+        assert (len(first.seen), len(mirror.seen)) == (1, 0)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,23 @@ async def test_a_secret_of_the_address_is_in_no_note(tmp_path: Path) -> None:
         assert "s3cret" not in note
         await fetch(file, target, None, lambda done, total: None, tuning=QUICK)
     assert server.starts[1] > 0
+
+
+async def test_a_certificate_that_nobody_knows_is_told_at_once(tmp_path: Path) -> None:
+    async with file_server(DATA) as server, secure(server, tmp_path) as (where, _):
+        for target, code in ((tmp_path / "m", "download_failed"), ("ask", "bad_answer")):
+            told = await asked(f"https://{where}/model.gguf", target)
+            assert (told["code"], "certificate" in told["message"]) == (code, True)
+    assert server.seen == []
+
+
+async def test_what_comes_behind_the_file_is_left(tmp_path: Path) -> None:
+    async with file_server(DATA, extra=1_000_000) as server:
+        file = SourceFile(filename="m", url=f"{server.url}/model.gguf", size=len(DATA), sha256=server.sha256)
+        await fetch(file, tmp_path / "m", None, lambda done, total: None)
+        assert (tmp_path / "m").read_bytes() == DATA
+        assert len(server.seen) == 1
+        # Where nothing tells whether it is the file, it is not fetched again and again.
+        with pytest.raises(Unreachable, match="more than"):
+            await fetch(replace(file, sha256=None), tmp_path / "n", None, lambda done, total: None, tuning=QUICK)
+        assert len(server.seen) == 3

@@ -146,7 +146,7 @@ class Download:
 
     async def _whole(self) -> tuple[str, str]:
         """Until all bytes are here and hashed: their SHA-256, and what is wrong with them, if anything."""
-        failures = 0
+        failures = begun_anew = 0
         self.catch_up()
         while True:
             before = self.part.ranges.count
@@ -158,9 +158,10 @@ class Download:
                     raise useless from None
                 if isinstance(e, Useless):
                     await self.forget()
+                    begun_anew += 1
                 barren = isinstance(e, Again) and e.barren
                 failures = 1 if self.part.ranges.count > before and not barren else failures + 1
-                if failures >= self.tries:
+                if failures >= self.tries or begun_anew > 1:
                     raise Unreachable(
                         f"The download from {self.host} failed {failures} times in a row: {words(e)}.",
                         mend="What is there is kept; the same download continues from it.",

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
+from rbee.adapters.trouble import words
 from rbee.core.errors import NotFound, RbeeError, Unauthorized
 
 #: Nobody is waited for longer than this because he says so.
@@ -47,6 +48,8 @@ def final(error: BaseException, host: str) -> RbeeError | None:
         said = f"{host} sends elsewhere without end, or where no web server is."
     elif isinstance(error, aiohttp.InvalidURL):
         said = f"{host} cannot be asked: {error} is no address."
+    elif isinstance(error, aiohttp.ClientConnectorCertificateError):
+        said = f"{host} cannot be trusted: {words(error)}."
     elif isinstance(error, UnicodeError):
         said = f"{host} cannot be asked: that is no name of a machine."
     elif isinstance(error, aiohttp.ClientHttpProxyError) and error.status < 500:

@@ -80,9 +80,17 @@ class Bringing:
             raise Conflict(f"{name!r} would be in the folder of the model {holder!r}.", mend="Give it another id.")
         known = await asyncio.to_thread(self.catalog.get, name)
         if known is not None and self._same(known, located):
-            record = await asyncio.to_thread(self._keep, known)
+            record = await asyncio.to_thread(self._keep, known, located)
             tell("model_download_exists", f"{name} is there already.", size_bytes=record.size_bytes)
             return record
+        if known is not None and known.status == "available":
+            if self.request.model_id is None and known.source != self.text:
+                raise Conflict(
+                    f"There is a model {name!r} already, from {known.source or 'elsewhere'}.",
+                    code="model_exists",
+                    mend="Give this one a model id of its own, or delete that one.",
+                )
+            self.older = known
         wanted, says = self.request.sha256, said_digest(located)
         if wanted and says and wanted != says:
             raise RbeeError(
@@ -93,23 +101,27 @@ class Bringing:
                     "its `sha256:`) to take what is there now."
                 ),
             )
-        self.older = known if known is not None and known.status == "available" else None
         return await self._bring(located)
 
     def _same(self, known: ModelRecord, located: Located) -> bool:
         """Whether what is there is what the source has, as far as that can be told without fetching."""
-        if known.status != "available" or known.source != self.text:
+        says = said_digest(located)
+        digest = self.request.sha256 or says
+        if known.status != "available":
             return False
-        digest = self.request.sha256 or said_digest(located)
         if digest is not None:
-            return known.checksum == digest
+            # The same bytes of another place too, unless that place has others by now.
+            return known.checksum == digest and (known.source == self.text or says in (None, digest))
+        if known.source != self.text:
+            return False
         if located.files[0].path is not None and not self.request.declared_source:
             home = Path(known.path) if known.format == "mlc" else Path(known.path).parent
             return all(f.path is not None and unchanged(f.path, home / f.filename) for f in located.files)
         return known.revision == self.request.revision and known.commit == located.commit
 
-    def _keep(self, known: ModelRecord) -> ModelRecord:
-        kept = replace(known, mark=self.request.mark or known.mark, revision=self.request.revision)
+    def _keep(self, known: ModelRecord, located: Located) -> ModelRecord:
+        mark, revision = self.request.mark or known.mark, self.request.revision
+        kept = replace(known, mark=mark, source=self.text, revision=revision, commit=located.commit)
         self.catalog.put(kept, system.now())
         # An earlier try of something else is of no use any more.
         self.folder.discard()
