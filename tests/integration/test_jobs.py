@@ -25,6 +25,7 @@ from rbee.daemons.access import Listener
 from rbee.daemons.app import Route, Server, build
 from rbee.daemons.jobs import Handler, JobContext, JobRunner
 from rbee.daemons.lanes import Lanes
+from rbee.daemons.writing import BATCH_BYTES, send_json
 
 SECRET = "very-secret-fleet-token"
 
@@ -40,9 +41,9 @@ class Bench:
             assert said["sse_url"] == f"/v1/jobs/{said['job_id']}/stream"
             return str(said["job_id"])
 
-    async def stream(self, job_id: str, after: int | None = None) -> str:
+    async def stream(self, job_id: str, after: int | None = None, **query: str) -> str:
         headers = {} if after is None else {"Last-Event-ID": str(after)}
-        async with self.http.get(f"{self.url}/v1/jobs/{job_id}/stream", headers=headers) as answer:
+        async with self.http.get(f"{self.url}/v1/jobs/{job_id}/stream", headers=headers, params=query) as answer:
             assert answer.status == 200
             assert answer.content_type == "text/event-stream"
             return await answer.text()
@@ -289,6 +290,7 @@ async def test_a_large_result_is_kept_whole_and_left_out_of_lists(tmp_path: Path
         told = frames(await b.stream(job_id))
         expected = {"message": text.replace(SECRET, "[redacted]")}
         assert [told[0][1]["result"], told[1][1]] == [expected, "[DONE]"]
+        assert await b.stream(job_id, large="false") == "data: [DONE]\n\n"
         job = await b.job(job_id)
         assert job["result"] == expected
         assert job["result_bytes"] == len(json.dumps(expected, separators=(",", ":")))
@@ -298,6 +300,57 @@ async def test_a_large_result_is_kept_whole_and_left_out_of_lists(tmp_path: Path
     async with bench(tmp_path / "a.db", three) as b:
         assert await b.job(job_id) == job
         assert frames(await b.stream(job_id)) == told
+        assert await b.stream(job_id, large="false") == "data: [DONE]\n\n"
+        small = await b.submit()
+        assert await b.stream(small, large="false") == await b.stream(small), "only what is large is left out"
+
+
+async def test_a_large_result_is_left_out_for_who_follows_as_well(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def made(context: JobContext, request: object) -> bytes:
+        context.narrate("queen_check_step", "One.")
+        await go.wait()
+        context.narrate("queen_check_step", f"Two of {SECRET}.")
+        return b'{"message":"%b %b"}' % (SECRET.encode(), b"x" * 200_000)
+
+    async with bench(tmp_path / "a.db", made) as b:
+        job_id = await b.submit()
+        async with b.http.get(f"{b.url}/v1/jobs/{job_id}/stream?large=false") as answer:
+            await answer.content.readuntil(b"\n\n")
+            go.set()
+            told = frames((await answer.read()).decode())
+        assert [x if i is None else (i, x["message"]) for i, x in told] == [(2, "Two of [redacted]."), "[DONE]"]
+        whole = frames(await b.stream(job_id))
+        assert [i for i, _ in whole] == [1, 2, 3, None]
+        assert whole[2][1]["result"] == (await b.job(job_id))["result"] == {"message": "[redacted] " + "x" * 200_000}
+
+
+async def test_a_large_answer_is_held_once_for_who_stops_reading_it(tmp_path: Path) -> None:
+    transports: list[asyncio.Transport] = []
+
+    async def answered(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        transports.append(request.transport)
+        return await send_json(request, {"text": "x" * int(request.match_info["size"])})
+
+    server = Server(build([Route("GET", "/{size}", answered)]), [Listener("127.0.0.1", 0)])
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.ports[0], limit=1024)
+    try:
+        writer.write(b"GET /30000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")  # and no more
+        async with aiohttp.ClientSession(server.urls[0]) as http:
+            for size in (5, 30_000_000):
+                async with http.head(f"/{size}") as head, http.get(f"/{size}") as answer:
+                    assert await head.read() == b""
+                    assert {a.headers["Content-Length"] for a in (head, answer)} == {str(size + 11)}
+                    assert {a.content_type for a in (head, answer)} == {"application/json"}
+                    assert await answer.json() == {"text": "x" * size}
+        assert 0 < transports[0].get_write_buffer_size() <= 3 * BATCH_BYTES
+    finally:
+        writer.close()
+        await server.stop(drain=0.1)
 
 
 async def test_a_reader_that_stops_reading_holds_up_nobody(tmp_path: Path) -> None:
@@ -344,7 +397,7 @@ async def test_a_reader_that_stops_reading_holds_a_buffer_and_no_more(tmp_path: 
         feed.end(b"data: [DONE]\n\n")
         async with aiohttp.ClientSession() as http, http.get(f"{server.urls[0]}/stream") as answer:
             assert await answer.read() == b"id: 1\ndata: %b\n\ndata: [DONE]\n\n" % data
-        assert 0 < transports[0].get_write_buffer_size() <= 3 * sse.BATCH_BYTES
+        assert 0 < transports[0].get_write_buffer_size() <= 3 * BATCH_BYTES
     finally:
         writer.close()
         await server.stop(drain=0.1)
@@ -380,6 +433,7 @@ def test_a_feed_keeps_only_so_many() -> None:
     assert 8 <= feed.next_seq - feed.first <= 9
     last, data = feed.after(0)
     assert last == 100
+    assert isinstance(data, bytes)
     assert data.startswith(b"id: %d\n" % feed.first)
     assert feed.after(99)[1] == b"id: 100\ndata: 99\n\n"
     assert feed.after(100) == (100, b"")
