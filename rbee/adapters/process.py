@@ -95,22 +95,26 @@ def spawn_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | N
     Raises OSError when there is no such program or no log can be made.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    # Opened here: of one that the child cannot open, the error would name the program.
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
+        (os.POSIX_SPAWN_DUP2, out, 1),
+        (os.POSIX_SPAWN_DUP2, out, 2),
     ]
-    # Python ignores SIGPIPE, and ignoring is inherited.
-    pid = os.posix_spawnp(
-        argv[0],
-        list(argv),
-        dict(os.environ if env is None else env),
-        file_actions=actions,
-        setsid=True,
-        setsigmask=[],
-        setsigdef=[signal.SIGPIPE],
-    )
+    try:
+        # Python ignores SIGPIPE, and ignoring is inherited.
+        pid = os.posix_spawnp(
+            argv[0],
+            list(argv),
+            dict(os.environ if env is None else env),
+            file_actions=actions,
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE],
+        )
+    finally:
+        os.close(out)
     # Not reaped yet, so it is there even if it has ended already.
     return identify(pid) or Identity(pid=pid, start_time=0)
 

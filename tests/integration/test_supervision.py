@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
 import signal
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -312,6 +314,51 @@ async def test_folders_that_are_no_workers_own_harm_neither_the_hive_nor_a_worke
         assert [f.name for f in paths.workers.iterdir()] == ["w1"]
         await hive.run(WorkerProcessDelete(pid=worker.pid))
         assert not process.alive(worker)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own for the hive's state, of 4 MB."""
+    place = tmp_path / "state"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "rbee-test", str(place)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("wb", buffering=0) as file:
+        for size in (2**16, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
+async def test_a_full_disk_keeps_no_worker_from_being_started_again(small_disk: Path, paths: Paths) -> None:
+    async with hive_of(paths) as hive:
+        before = (await hive.run(spawn())).response
+        fill(small_disk)
+        os.kill(before.pid, signal.SIGKILL)
+        after = await becomes(hive, status="ready", restarts=1)
+        assert after.pid != before.pid
+        await chat(hive, after.url)
+        (small_disk / "ballast").unlink()
+
+
+async def test_what_keeps_a_worker_from_being_started_again_counts_as_an_end(paths: Paths) -> None:
+    async with hive_of(paths) as hive:
+        pid = (await hive.run(spawn())).response.pid
+        log = WorkerFolder.of(paths.workers, "w1").log
+        log.unlink()
+        log.mkdir()
+        os.kill(pid, signal.SIGKILL)
+        failed = await becomes(hive, status="failed")
+        assert failed.reason is not None
+        assert failed.reason.startswith("It ended 3 times within ")
+        assert f"It could not be started: [Errno 21] Is a directory: '{log}'." in failed.reason
+        log.rmdir()
 
 
 async def test_a_port_taken_while_it_was_dead_is_given_up_for_another(paths: Paths) -> None:

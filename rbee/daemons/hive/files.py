@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -78,7 +79,12 @@ class WorkerFolder:
         return self.path / "worker.log"
 
     def save_config(self, config: WorkerConfig) -> None:
-        write_atomic(self.config_file, codec.encode_pretty(config), 0o600)
+        """What stands there already is not written again: a full disk keeps no worker from being started anew."""
+        text = codec.encode_pretty(config)
+        with contextlib.suppress(OSError):
+            if self.config_file.read_bytes() == text:
+                return
+        write_atomic(self.config_file, text, 0o600)
 
     def save_process(self, state: ProcessFile) -> None:
         write_atomic(self.path / "process.json", codec.encode_pretty(state), 0o600)

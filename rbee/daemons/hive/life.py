@@ -74,8 +74,8 @@ class Life:
         if identity is None or not found:
             try:
                 identity = await self._launch()
-            except Conflict as e:
-                return await self._after_end(f"It could not be started: {e}")
+            except (Conflict, OSError) as e:
+                return await self._after_end(f"It could not be started: {str(e).rstrip('.')}.")
         witness = await asyncio.to_thread(OomWitness, identity.pid)
         ended = asyncio.create_task(process.ended(identity))
         verdict: Verdict | None = None
