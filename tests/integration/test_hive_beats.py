@@ -31,7 +31,7 @@ def paths(tmp_path: Path) -> Paths:
 
 
 async def test_a_heartbeat_says_what_it_should(paths: Paths, queen: FakeQueen) -> None:
-    async with running(paths) as daemon, client(daemon.url) as hive:
+    async with running(paths, heartbeat_interval=3600.0) as daemon, client(daemon.url) as hive:
         await hive.capabilities(queen_url=queen.url)
         await until(lambda: queen.bodies)
         body = queen.bodies[0]

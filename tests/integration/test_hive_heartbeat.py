@@ -59,7 +59,7 @@ async def test_no_heartbeat_before_discovery_and_one_task_after_two(paths: Paths
 
 
 async def test_changes_are_told_at_once_and_once(paths: Paths, queen: FakeQueen) -> None:
-    async with running(paths) as daemon, client(daemon.url) as hive:
+    async with running(paths, heartbeat_interval=3600.0) as daemon, client(daemon.url) as hive:
         await hive.capabilities(queen_url=queen.url)
         await until(lambda: queen.beats)
         await hive.run(ModelDownload(model="builtin:bee-tiny"))
