@@ -158,7 +158,7 @@ async def test_an_operation_of_a_hive_runs_there_and_is_told_here(tmp_path: Path
     hive = FakeHive(token=TOKEN, handlers={"HiveCheck": check})
     async with hive.run(tmp_path), queen_in(tmp_path, queen_config(hives=(hive.known,)), TOKEN) as c:
         job = await c.run("HiveCheck")  # the only hive is meant
-        assert job["result"] == {"hive_id": "h1", "message": "ok"}
+        assert job["result"] == {"hive_id": "h1", "message": "ok", "checks": []}
         events = [json.loads(x[6:]) for x in (await c.events(job["job_id"])).splitlines() if x.startswith("data: {")]
         assert [e["event"] for e in events] == ["hive_check_start", "hive_check_complete", "result"]
         assert [e["actor"] for e in events] == ["hive/h1", "hive/h1", "queen"]

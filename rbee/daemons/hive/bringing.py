@@ -20,10 +20,11 @@ from rbee.adapters.sources import Located, Source, unchanged
 from rbee.contracts.heartbeat import ModelChange
 from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import Conflict, Insufficient, RbeeError
+from rbee.core.model_files import together
 from rbee.core.records import ModelFile, ModelRecord
 from rbee.core.redact import Redactor
 from rbee.daemons.hive.meter import Meter
-from rbee.daemons.hive.model_files import INCOMING, Files, combined
+from rbee.daemons.hive.model_files import INCOMING, Files
 from rbee.daemons.hive.unfinished import DownloadFolder, Unfinished
 
 #: At least so many seconds between two progress events.
@@ -165,7 +166,7 @@ class Bringing:
 
     async def _checked(self, record: ModelRecord, located: Located, found: list[ModelFile]) -> ModelRecord:
         """The record of the staged files. What is no model is thrown away."""
-        checksum = combined(found)
+        checksum = together([(f.name, f.sha256 or "") for f in found])
         staged = replace(
             record,
             path=str(self._home(self.folder.stage, located)),
@@ -249,5 +250,5 @@ class Bringing:
 
 def said_digest(located: Located) -> str | None:
     """The digest that the model will have, when its source tells those of all its files."""
-    said = [ModelFile(name=f.filename, size_bytes=f.size or 0, sha256=f.sha256) for f in located.files]
-    return None if any(f.sha256 is None for f in said) else combined(said)
+    said = [(f.filename, f.sha256) for f in located.files if f.sha256]
+    return together(said) if len(said) == len(located.files) else None

@@ -18,7 +18,6 @@ from rbee.adapters.sources.fetch import Tuning
 from rbee.adapters.sources.fetch_part import SPARE, kept, no_room
 from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import RbeeError
-from rbee.core.model_files import together
 from rbee.core.records import ModelFile
 from rbee.daemons.hive.meter import Meter
 from rbee.daemons.hive.unfinished import DownloadFolder
@@ -27,11 +26,6 @@ from rbee.daemons.hive.unfinished import DownloadFolder
 INCOMING = ".incoming"
 #: Small files of one model that are fetched at once.
 AT_ONCE = 4
-
-
-def combined(files: Sequence[ModelFile]) -> str:
-    """The digest of a model: of its file; of several files, the SHA-256 of the lines "NAME SHA256" in their order."""
-    return together([(f.name, f.sha256 or "") for f in files])
 
 
 class Files:

@@ -17,9 +17,9 @@ from rbee.adapters.catalog import ModelCatalog
 from rbee.adapters.sources import Located
 from rbee.contracts.operations.models import ModelVerifyResponse
 from rbee.core.errors import Conflict, Interrupted, RbeeError
+from rbee.core.model_files import together
 from rbee.core.records import ModelFile, ModelRecord
 from rbee.core.redact import HIDDEN
-from rbee.daemons.hive.model_files import combined
 from rbee.daemons.jobs import JobContext
 
 #: How the reason of a record that failed here begins: a later verification that finds it well takes it back.
@@ -154,7 +154,7 @@ class Verifying:
 
             sha256[file.name], other[file.name], size = await self._digests(folder / file.name, md5, told)
             done += size
-        one = combined([replace(f, sha256=sha256[f.name]) for f in files])
+        one = together([(f.name, sha256[f.name]) for f in files])
         return _Found(sha256, other, one, done)
 
     def _files(self) -> tuple[ModelFile, ...]:
