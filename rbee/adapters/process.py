@@ -95,20 +95,16 @@ def spawn_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | N
     Raises OSError when there is no such program or no log can be made.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    # Opened here: of one that the child cannot open, the error would name the program.
+    # Opened here: of one that the child could not open, the error would name the program.
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, out, 1),
-        (os.POSIX_SPAWN_DUP2, out, 2),
-    ]
+    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     try:
         # Python ignores SIGPIPE, and ignoring is inherited.
         pid = os.posix_spawnp(
             argv[0],
             list(argv),
             dict(os.environ if env is None else env),
-            file_actions=actions,
+            file_actions=[nothing, (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)],
             setsid=True,
             setsigmask=[],
             setsigdef=[signal.SIGPIPE],

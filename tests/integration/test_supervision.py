@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,26 @@ async def test_an_idle_timeout_that_cannot_be_noted(paths: Paths) -> None:
         assert refused.value.code == "disk_error"
         shutil.rmtree(folder / "worker.json")
         (folder / "worker.json").write_bytes(settings)
+
+
+async def test_a_request_in_progress_keeps_a_worker_however_long_it_takes(paths: Paths) -> None:
+    async with hive_of(paths) as hive:
+        await hive.run(spawn(idle_timeout=1.5))
+        worker = await only(hive)
+        engine = await engine_of(hive, worker)
+        os.kill(engine.pid, signal.SIGSTOP)  # as slow as can be
+        asked = asyncio.create_task(chat(hive, worker.url))
+        begun = datetime.fromisoformat((await becomes(hive, slots_busy=1)).last_health_check.replace("Z", "+00:00"))
+
+        async def looked_at_for_longer() -> bool:
+            seen = await only(hive)
+            assert (seen.status in ("ready", "busy"), seen.pid) == (True, worker.pid)
+            return datetime.fromisoformat(seen.last_health_check.replace("Z", "+00:00")) - begun > timedelta(seconds=3)
+
+        await until(looked_at_for_longer)
+        os.kill(engine.pid, signal.SIGCONT)
+        await asked
+        assert (await becomes(hive, status="unloaded")).reason == "had no request for 1.5 seconds"
 
 
 async def test_a_spawn_during_the_unloading_waits_and_starts_it_again(paths: Paths) -> None:

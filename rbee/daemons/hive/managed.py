@@ -64,6 +64,8 @@ class Managed:
     stopping: bool = False
     task: asyncio.Task[None] | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Held by who takes it away for good.
+    forgetting: asyncio.Lock = field(default_factory=asyncio.Lock)
     progress: float | None = None
     #: Most bytes that worker and engine were seen to hold since this process was started.
     peak: int = 0

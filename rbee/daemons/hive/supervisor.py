@@ -186,24 +186,29 @@ class Supervisor(Roster):
         if identity is not None and worker.runs:
             await process.end(identity, self.limits.drain, on_step)
             process.exit_status(identity)
-        await self._forget(worker)
+        if not await self._forget(worker):
+            return
         self._on_change(
             WorkerChange(action="removed", worker_id=worker.id, model=worker.config.model, device=worker.config.device)
         )
 
-    async def _forget(self, worker: Managed) -> None:
-        if worker.task is not None:
-            worker.task.cancel()
-            await asyncio.wait({worker.task})
-            # Cancelled between starting a process and noting it: that one goes too.
-            identity = worker.identity
-            if identity is not None and worker.runs:
-                await process.end(identity, 0)
-                process.exit_status(identity)
-        await asyncio.to_thread(worker.folder.remove)
-        if self._workers.get(worker.id) is worker:
+    async def _forget(self, worker: Managed) -> bool:
+        """False when another has done it meanwhile: its folder may be a later worker's by now."""
+        async with worker.forgetting:
+            if self._workers.get(worker.id) is not worker:
+                return False
+            if worker.task is not None:
+                worker.task.cancel()
+                await asyncio.wait({worker.task})
+                # Cancelled between starting a process and noting it: that one goes too.
+                identity = worker.identity
+                if identity is not None and worker.runs:
+                    await process.end(identity, 0)
+                    process.exit_status(identity)
+            await asyncio.to_thread(worker.folder.remove)
             del self._workers[worker.id]
         worker.settled.set()
+        return True
 
     # For lives.
 
@@ -216,7 +221,12 @@ class Supervisor(Roster):
     def _live(self, worker: Managed, former: Managed | None = None) -> None:
         async def live() -> None:
             if former is not None:
-                await self._bury(former)
+                burying = asyncio.ensure_future(self._bury(former))
+                try:
+                    await asyncio.shield(burying)
+                except asyncio.CancelledError:
+                    await burying  # half of it would leave a process that nobody knows
+                    raise
             await Life(worker, self).run()
             worker.task = None
 
