@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import uuid
@@ -24,7 +23,7 @@ from rbee.daemons.app import Route
 from rbee.daemons.job_ends import failure, tail
 from rbee.daemons.job_store import JobStore
 from rbee.daemons.lanes import Lanes
-from rbee.daemons.live_job import Live, attend
+from rbee.daemons.live_job import Fading, Live, attend
 from rbee.daemons.logs import current_job
 from rbee.daemons.middleware import json_response
 from rbee.daemons.narrate import JobContext, now
@@ -72,7 +71,7 @@ class JobRunner:
         self._lanes = lanes or Lanes({}, MAX_RUNNING, queue=0)
         self._live: dict[str, Live] = {}
         #: Ended, and not yet written down.
-        self._fading: dict[str, Live] = {}
+        self._fading = Fading(store)
         self._stopping = False
         #: Jobs that ended since the start, by lane and state.
         self.ended: Counter[tuple[str, str]] = Counter()
@@ -211,14 +210,7 @@ class JobRunner:
         self.ended[live.lane, state] += 1
         live.feed.end(tail(live.job))
         self._live.pop(live.job.job_id, None)
-        self._fading[live.job.job_id] = live
-        live.fade = asyncio.get_running_loop().create_task(self._fade(live))
-
-    async def _fade(self, live: Live) -> None:
-        """An ended job is told from memory until it is written down: a large result takes a moment."""
-        with contextlib.suppress(RbeeError):  # closed meanwhile: it is written
-            await self._store.settled()
-        self._fading.pop(live.job.job_id, None)
+        self._fading.add(live)
 
     async def get(self, job_id: str) -> Job:
         """Raises NotFound."""

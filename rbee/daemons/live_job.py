@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from rbee.contracts.jobs import Job
+from rbee.core.errors import RbeeError
 from rbee.daemons import sse
+from rbee.daemons.job_store import JobStore
+
+log = logging.getLogger(__name__)
+#: Ended jobs that no disk takes, which are kept in memory.
+UNWRITTEN: Final = 32
 
 
 @dataclass(slots=True)
@@ -25,7 +33,6 @@ class Live:
     cancelled: bool = False
     #: As JSON, once there is one.
     result: bytes = b""
-    fade: asyncio.Task[None] | None = None
 
     @property
     def endless(self) -> bool:
@@ -51,3 +58,43 @@ def attend(live: Live, longest: float, abandon: Callable[[], None]) -> None:
             loop.call_later(left, look)
 
     loop.call_later(longest, look)
+
+
+class Fading:
+    """Ended jobs, told from memory until they are written down: a large result takes a moment.
+
+    Those that a full disk did not take stay, the newest `UNWRITTEN`: who cannot learn what became of his jobs cannot
+    delete what fills the disk.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._jobs: dict[str, Live] = {}
+        self._unwritten: deque[str] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, job_id: str) -> Live | None:
+        return self._jobs.get(job_id)
+
+    def add(self, live: Live) -> None:
+        """Needs a running loop."""
+        self._jobs[live.job.job_id] = live
+        task = asyncio.get_running_loop().create_task(self._fade(live.job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fade(self, job: Job) -> None:
+        try:
+            await self._store.settled()
+            found = await self._store.get(job.job_id, result=False)
+        except RbeeError:  # closed meanwhile: nobody will ask
+            found = job
+        except Exception:  # what cannot be read is as good as not written
+            log.exception("the job %s cannot be read", job.job_id)
+            found = None
+        gone: str | None = job.job_id
+        if found is None or found.state != job.state:
+            self._unwritten.append(job.job_id)
+            gone = self._unwritten.popleft() if len(self._unwritten) > UNWRITTEN else None
+        if gone is not None:
+            self._jobs.pop(gone, None)
