@@ -20,7 +20,7 @@ from rbee.core.slug import slug
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
 from tests.support.gguf_bytes import write_parts
-from tests.support.hive import HiveClient, client, free_range, machine, settings
+from tests.support.hive import HiveClient, client, free_range, machine, settings, until
 from tests.support.tiny_gguf import write_tiny_gguf
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()
@@ -158,8 +158,14 @@ async def test_a_download_that_the_disk_takes_no_note_of_can_be_given_up(hive: H
         server.hold_after = None
         server.go_on.set()
         assert [e async for e in hive.events(job)][-1]["code"] == "disk_error"
-    (one,) = (await hive.run(DownloadList())).response.downloads
-    assert (one.model_id, one.status) == ("m1", "failed")
+
+    async def failed() -> bool:
+        (one,) = (await hive.run(DownloadList())).response.downloads
+        return (one.model_id, one.status) == ("m1", "failed")
+
+    assert await failed()
+    await hive.run(DownloadResume(download_id="m1"))
+    await until(failed)
     await hive.run(DownloadCancel(download_id="m1"))
     assert (await hive.run(DownloadList())).response.downloads == ()
     assert not list(paths.models.iterdir())

@@ -258,7 +258,8 @@ class Downloads:
         if download.status == "failed":
             download.again()
         self._start(download, source)
-        await download.set("downloading")
+        with contextlib.suppress(OSError):  # its run meets the same disk, and tells
+            await download.set("downloading")
         text = f"{download.model_id} goes on."
         self._tell(download, "model_download_resumed", text, bytes_downloaded=download.bytes_here)
         return download
