@@ -247,29 +247,6 @@ async def test_model_that_the_engine_refuses_is_a_failed_worker_with_its_words(
     assert (await hive.run(spawn(digest="d9"))).response.status == "ready"
 
 
-async def test_worker_that_gives_its_engine_up_is_seen_and_replaced(hive: HiveClient) -> None:
-    spawned = (await hive.run(spawn())).response
-    killed: set[int] = set()
-
-    async def given_up() -> bool:
-        async with hive.session.get(f"{spawned.url}/info") as answer:
-            engine = (await answer.json())["engine_pid"]
-        if engine is not None and engine not in killed and process.identify(engine) is not None:
-            killed.add(engine)
-            os.kill(engine, signal.SIGKILL)
-        return (await only(hive)).status == "failed"
-
-    await until(given_up, 60)
-    worker = await only(hive)
-    assert worker.pid == spawned.pid
-    assert worker.reason
-    # It stands and answers 503 until its successor comes.
-    assert process.identify(spawned.pid) is not None
-    second = (await hive.run(spawn(digest="d2"))).response
-    assert (second.status, second.pid != spawned.pid) == ("ready", True)
-    assert process.identify(spawned.pid) is None
-
-
 async def test_no_engine_outlives_a_killed_worker(hive: HiveClient) -> None:
     spawned = (await hive.run(spawn())).response
     async with hive.session.get(f"{spawned.url}/info") as answer:
