@@ -250,6 +250,29 @@ async def test_a_keeper_that_was_killed_is_replaced(started: Started, paths: Pat
         assert len(keepers("a")) == 1
 
 
+async def test_what_lost_its_lock_and_is_still_there_is_locked_again(started: Started, paths: Paths) -> None:
+    add(paths, "a", 20 * MB)
+    async with started() as hive:
+        if not (await load(hive, "a")).locked:
+            pytest.skip("this user may lock no memory")
+        (lost,) = keepers("a")
+        lost.kill()
+        await until(lambda: not keepers("a"))
+        # Its pages stay in the cache: all of it is there, and nothing holds it.
+        again = await load(hive, "a")
+        assert (again.locked, again.resident_bytes) == (True, 20 * MB)
+        assert [k.pid for k in keepers("a")] != [lost.pid]
+
+
+async def test_a_model_that_is_not_ready_says_why(started: Started, paths: Paths) -> None:
+    (file,) = add(paths, "a", MB)
+    async with started() as hive:
+        file.unlink()
+        with pytest.raises(RbeeError, match=r"is not ready: .*cannot be found") as refused:
+            await load(hive, "a")
+        assert refused.value.code == "model_not_ready"
+
+
 async def test_a_deleted_model_and_a_stopped_hive_hold_nothing(started: Started, paths: Paths) -> None:
     add(paths, "a", 20 * MB)
     add(paths, "b", 20 * MB)

@@ -116,7 +116,8 @@ class Preloader:
         `not_enough_memory`, Conflict `model_not_ready`, RbeeError `preload_failed`.
         """
         if record.status != "available":
-            raise Conflict(f"The model {record.id!r} is not ready: {record.status}.", code="model_not_ready")
+            why = record.error or f"it is {record.status}"
+            raise Conflict(f"The model {record.id!r} is not ready: {why.rstrip('.')}.", code="model_not_ready")
         files = await asyncio.to_thread(files_of, record)
         stamp = await asyncio.to_thread(_stamp, files)
         while True:
@@ -127,11 +128,11 @@ class Preloader:
             async with held.loading:
                 if self._held.get(record.id) is not held:
                     continue  # it failed, or was let go meanwhile
-                if held.ready and held.stamp == stamp and (held.locked or await self._is_there(held)):
+                if held.ready and held.stamp == stamp and await self._as_it_was(held):
                     held.used_at = time.monotonic()
                     held.evicted = ()
                     return held
-                if held.ready:  # another file by now, or the kernel took it back
+                if held.ready:  # another file by now, or its lock or its pages are gone
                     await self._let_go(held)
                     continue
                 return await self._fill(held, progress, evicting)
@@ -209,8 +210,7 @@ class Preloader:
 
     def forget(self, model_id: str) -> None:
         """The model was deleted: let go of its files. One that is not preloaded is no error."""
-        held = self._held.get(model_id)
-        if held is not None:
+        if (held := self._held.get(model_id)) is not None:
             self._later(self._let_go(held))
 
     async def _let_go(self, held: Held) -> None:
@@ -221,13 +221,13 @@ class Preloader:
             held.keeper.kill()
             await asyncio.to_thread(held.keeper.end)
 
-    async def _is_there(self, held: Held) -> bool:
-        return await asyncio.to_thread(held.share) >= RESIDENT
+    async def _as_it_was(self, held: Held) -> bool:
+        was_locked = held.keeper is not None and held.keeper.locked
+        return held.locked if was_locked else await asyncio.to_thread(held.share) >= RESIDENT
 
     def note_start(self, model_id: str, path: str) -> None:
         """A worker of the model starts at this moment: a hit when its files are in memory already."""
-        held = self._held.get(model_id)
-        if held is not None:
+        if (held := self._held.get(model_id)) is not None:
             held.used_at = time.monotonic()
         self._later(self._count_start(held, Path(path)))
 
