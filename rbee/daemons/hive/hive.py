@@ -58,6 +58,7 @@ class Hive:
             paths.workers, self.listener.host, config.worker_ports, system.cores, self.heartbeat.worker_changed, limits
         )
         self.preloader = Preloader(lambda model: bool(self.supervisor.using(model)), config.preload_budget_mb)
+        self.supervisor.find_model = self._find_model
         self.supervisor.on_begin = self.preloader.note_start
         #: Of models that came since the start.
         self.added_bytes = 0
@@ -156,6 +157,10 @@ class Hive:
         elif (record := self.models.get(change.model_id)) is not None:
             self.added_bytes += record.size_bytes
         self.heartbeat.model_changed(change)
+
+    def _find_model(self, model_id: str) -> str | None:
+        record = self.models.get(model_id)
+        return record.path if record is not None and record.status == "available" else None
 
     async def _monitor(self) -> MonitorData:
         return await self.sight.monitor()

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 from rbee.adapters import exit_reasons, process, system
 from rbee.adapters.exit_reasons import OomWitness
 from rbee.contracts import defaults
+from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.heartbeat import WorkerChange
 from rbee.core import lifecycle
 from rbee.core.errors import Conflict, RbeeError
@@ -39,6 +40,10 @@ class Surroundings(Sight, Protocol):
     def other_port(self, worker: Managed) -> int: ...
 
     def changed(self, change: WorkerChange) -> None: ...
+
+    def model_path(self, config: WorkerConfig) -> str:
+        """Where the worker's model is now. Blocks."""
+        ...
 
 
 class Life:
@@ -116,8 +121,8 @@ class Life:
             if not worker.state.port_chosen:
                 raise Conflict(f"Another program has taken its port {worker.state.port}.", code="port_taken")
             worker.move_to(self.around.other_port(worker))
-        folder, config = worker.folder, replace(worker.config, state_dir=str(worker.folder.path))
-        worker.config = config
+        folder, path = worker.folder, await asyncio.to_thread(self.around.model_path, worker.config)
+        worker.config = config = replace(worker.config, state_dir=str(folder.path), model_path=path)
         argv = [sys.executable, "-m", "rbee.cli.daemons", "worker", "--config", str(folder.config_file)]
         # The GPU's number as NVML counts, whatever order CUDA would choose.
         env = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

@@ -64,6 +64,8 @@ class Supervisor(Roster):
         self.closing = False
         #: Told of the model, and where it is, when a worker of it is begun.
         self.on_begin: Callable[[str, str], None] = lambda model, path: None
+        #: Where a model is by its id, when it is there.
+        self.find_model: Callable[[str], str | None] = lambda model: None
         #: Whether `start` starts again what died while no hive was there.
         self.revive = True
 
@@ -166,6 +168,14 @@ class Supervisor(Roster):
         self.on_begin(config.model, config.model_path)
         self._live(worker, former)
         return worker
+
+    def model_path(self, config: WorkerConfig) -> str:
+        """Where it was, or where its model is by now: one downloaded anew may be called otherwise."""
+        return (
+            config.model_path
+            if Path(config.model_path).exists()
+            else self.find_model(config.model) or config.model_path
+        )
 
     async def configure(self, worker: Managed, idle_timeout: float | None) -> None:
         """Change what a worker's process knows nothing of. Raises RbeeError `disk_error`."""
