@@ -193,16 +193,19 @@ def config(**changes: object) -> WorkerConfig:
 def test_worker_folder_is_read_back_and_unreadable_settings_are_none(tmp_path: Path) -> None:
     folder = WorkerFolder.of(tmp_path, "../w1")
     assert folder.path.parent == tmp_path
-    folder.save_config(config())
+    said = config(worker_id="../w1")
+    folder.save_config(said)
     state = ProcessFile(pid=5, start_time=6, port=9300, status="ready", was_ready=True)
     folder.save_process(state)
-    assert folder.load() == (config(), state)
+    assert folder.load() == (said, state)
     assert folder.config_file.stat().st_mode & 0o777 == 0o600
     assert folders(tmp_path) == [folder]
     (folder.path / "process.json").unlink()
     found = folder.load()
     assert found is not None
     assert (found[1].status, found[1].port) == ("failed", 9300)
+    folder.save_config(config())
+    assert folder.load() is None, "they are another worker's"
     folder.config_file.write_text("{")
     assert folder.load() is None
     folder.remove()
