@@ -149,6 +149,20 @@ async def test_an_unloaded_worker_is_shown_and_gets_no_requests(tmp_path: Path) 
             assert (probed.status, probed.worker_id) == ("ready", "w1")
 
 
+async def test_a_large_result_of_a_hive_is_told_and_kept_whole(tmp_path: Path) -> None:
+    async def check(context: JobContext, request: Any) -> HiveCheckResponse:
+        context.narrate("hive_check_start", "Started.")
+        return HiveCheckResponse(hive_id=request.hive_id, message="grün " + "x" * 1_000_000)
+
+    hive = FakeHive(token=TOKEN, handlers={"HiveCheck": check})
+    async with hive.run(tmp_path), queen_in(tmp_path, queen_config(hives=(hive.known,)), TOKEN) as c:
+        job = await c.run("HiveCheck")
+        assert job["result"] == {"hive_id": "h1", "message": "grün " + "x" * 1_000_000, "checks": []}
+        events = [json.loads(x[6:]) for x in (await c.events(job["job_id"])).splitlines() if x.startswith("data: {")]
+        assert [e["event"] for e in events] == ["hive_check_start", "result"]
+        assert events[1]["result"] == job["result"]
+
+
 async def test_an_operation_of_a_hive_runs_there_and_is_told_here(tmp_path: Path) -> None:
     async def check(context: JobContext, request: Any) -> HiveCheckResponse:
         context.narrate("hive_check_start", "Started.", step=1)
