@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,10 @@ def group() -> Iterator[tuple[Cgroup, list[Path]]]:
     try:
         yield made, procs
     finally:
+        # Workers outlive their hive, also that of a test that failed.
+        for pid in {pid for path in procs for pid in path.read_text().split()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         made.remove()
 
 
