@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from rbee.adapters.sources import Fetched, SourceFile, fetch
-from rbee.adapters.sources.fetch import Origin, Tuning
-from rbee.adapters.sources.fetch_http import retry_after
+from rbee.adapters.fetch import Fetched, fetch
+from rbee.adapters.fetch.download import Origin, Tuning
+from rbee.adapters.fetch.http import retry_after
+from rbee.adapters.sources import SourceFile
 from rbee.contracts import codec
 from rbee.core.errors import Insufficient, NotFound, RbeeError, Unauthorized, Unreachable
 from tests.support.files_server import FileServer, file_server
@@ -288,7 +289,8 @@ async def test_a_part_of_an_earlier_address_is_gone_on_with_when_the_digest_is_k
 FULL = """
 import asyncio, resource, sys
 from pathlib import Path
-from rbee.adapters.sources import SourceFile, fetch
+from rbee.adapters.fetch import fetch
+from rbee.adapters.sources import SourceFile
 from rbee.core.errors import RbeeError
 
 # As a full disk or a quota would, the system refuses the next byte.

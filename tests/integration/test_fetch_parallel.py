@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rbee.adapters.sources import Fetched, SourceFile, fetch
-from rbee.adapters.sources.fetch import Origin, Tuning
-from rbee.adapters.sources.fetch_part import kept
+from rbee.adapters.fetch import Fetched, fetch
+from rbee.adapters.fetch.download import Origin, Tuning
+from rbee.adapters.fetch.part import kept
+from rbee.adapters.sources import SourceFile
 from rbee.contracts import codec
 from rbee.core.errors import RbeeError
 from tests.support.files_server import FileServer, file_server
@@ -115,8 +116,9 @@ async def test_a_wrong_digest_is_thrown_away(target: Path) -> None:
 FETCHER = """
 import asyncio, sys
 from pathlib import Path
-from rbee.adapters.sources import SourceFile, fetch
-from rbee.adapters.sources.fetch import Tuning
+from rbee.adapters.fetch import fetch
+from rbee.adapters.sources import SourceFile
+from rbee.adapters.fetch.download import Tuning
 
 file = SourceFile(filename="model.gguf", url=sys.argv[1])
 tuning = Tuning(parallel_from=1_000_000, fast=1e15, block=200_000, probe=0.0, note_every=0.01)

@@ -19,8 +19,8 @@ from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import Insufficient, RbeeError
 from rbee.core.model_files import together
 from rbee.core.records import ModelFile, ModelRecord
-from rbee.daemons.hive.downloads import Downloads
-from rbee.daemons.hive.unfinished import STAGE, STATE, DownloadFolder, Unfinished
+from rbee.daemons.hive.models.downloads import Downloads
+from rbee.daemons.hive.models.unfinished import STAGE, STATE, DownloadFolder, Unfinished
 from tests.support.files_server import FileServer, file_server
 from tests.support.gguf_bytes import write_parts
 from tests.support.hive import until

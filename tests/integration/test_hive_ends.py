@@ -19,7 +19,7 @@ from rbee.contracts.operations.workers import (
 )
 from rbee.core.errors import RbeeError
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.hive.files import ProcessFile, WorkerFolder
+from rbee.daemons.hive.workers.files import ProcessFile, WorkerFolder
 from tests.support.hive import HiveClient, install_engine, machine, until
 from tests.support.spawning import bad_engine, end_all, refused, running, spawn, stranger
 from tests.support.workers import llama_cpp

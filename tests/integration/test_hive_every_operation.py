@@ -26,7 +26,7 @@ from rbee.contracts.openapi import example
 from rbee.contracts.operations import OPERATIONS
 from rbee.contracts.schemas import SCHEMAS
 from rbee.daemons.hive.app import HiveDaemon
-from rbee.daemons.hive.hive_ops import only_for
+from rbee.daemons.hive.machine.hive_ops import only_for
 from tests.support.files_server import FileServer, file_server
 from tests.support.hive import free_range, settings
 from tests.support.hive import machine as places

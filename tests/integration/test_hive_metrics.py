@@ -25,7 +25,7 @@ from rbee.core.records import Device, WorkerRecord
 from rbee.daemons.app import free_port
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.metrics import Restarts, Seen, render
-from rbee.daemons.hive.preload import Counts
+from rbee.daemons.hive.models.preload import Counts
 from tests.support.hive import HiveClient, client, free_range, machine, settings, until
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")

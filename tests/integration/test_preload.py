@@ -33,7 +33,7 @@ from rbee.core.errors import InvalidRequest, RbeeError
 from rbee.core.records import ModelFile, ModelRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
-from rbee.daemons.hive.preload import Preloader, files_of
+from rbee.daemons.hive.models.preload import Preloader, files_of
 from tests.support.hive import MARK, HiveClient, client, free_range, install_engine, machine, settings, until
 from tests.support.hive_process import hive_process, place, ready
 from tests.support.workers import llama_cpp

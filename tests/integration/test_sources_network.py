@@ -19,9 +19,10 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from rbee.adapters.sources import SourceFile, fetch
-from rbee.adapters.sources.fetch_tuning import Tuning
-from rbee.adapters.sources.network import proxy_for
+from rbee.adapters.fetch import fetch
+from rbee.adapters.fetch.tuning import Tuning
+from rbee.adapters.network import proxy_for
+from rbee.adapters.sources import SourceFile
 from rbee.core.errors import InvalidRequest, RbeeError, Unreachable
 from tests.support.files_server import FileServer, file_server, serving
 from tests.support.proxy import proxying
@@ -31,8 +32,9 @@ QUICK = Tuning(backoff=0.01)
 FETCH = """
 import asyncio, json, sys
 from pathlib import Path
-from rbee.adapters.sources import SourceFile, fetch
-from rbee.adapters.sources.fetch_tuning import Tuning
+from rbee.adapters.fetch import fetch
+from rbee.adapters.sources import SourceFile
+from rbee.adapters.fetch.tuning import Tuning
 from rbee.adapters.sources.ask import ask
 from rbee.core.errors import RbeeError
 

@@ -28,7 +28,7 @@ from rbee.core.lifecycle import Limits
 from rbee.core.records import WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
-from rbee.daemons.hive.files import WorkerFolder
+from rbee.daemons.hive.workers.files import WorkerFolder
 from tests.support.hive import MARK, HiveClient, client, free_range, install_engine, machine, settings, until
 from tests.support.workers import llama_cpp
 

@@ -14,7 +14,7 @@ PID, BINARY = "<pid of w1>", "<id of the engine>"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """`tells`: events in this order, others may stand between them; `fields_of` what an event has beside its text.
-    `answers`: path and value; `...` is anything but nothing. `alone`: the code it is refused with where no daemon runs."""
+    `answers`: path and value; `...` is anything but nothing. `alone`: the code it is refused with without a daemon."""
 
     name: str
     fields: dict[str, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from rbee.adapters import gguf, shipped
 from rbee.core.errors import InvalidRequest, NotFound, RbeeError
 from rbee.core.slug import slug
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.hive import admission
+from rbee.daemons.hive.workers import admission
 from tests.unit.test_hive_parts import CPU, MODEL, SPAWN, installed, provider
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import cast
 
-from rbee.adapters.sources.fetch import Download, Tuning
-from rbee.adapters.sources.fetch_http import Again
+from rbee.adapters.fetch.download import Download, Tuning
+from rbee.adapters.fetch.http import Again
 from rbee.contracts import defaults
 from rbee.daemons.hive.heartbeat import wait_after
 

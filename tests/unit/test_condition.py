@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee.core.records import ModelRecord, WorkerBinary, WorkerRecord, WorkerStatus
-from rbee.daemons.hive.condition import DISK_FULL, MOST, Facts, judge
+from rbee.daemons.hive.machine.condition import DISK_FULL, MOST, Facts, judge
 
 GB = 10**9
 WELL = Facts(disk_total=1000 * GB, disk_free=500 * GB, memory_total=64 * GB, memory_available=32 * GB)

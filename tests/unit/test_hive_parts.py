@@ -22,10 +22,11 @@ from rbee.core.errors import Conflict, Insufficient, InvalidRequest, NotFound, R
 from rbee.core.providers import EngineProvider, Needs
 from rbee.core.records import Device, ModelRecord, WorkerBinary, WorkerStatus
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.hive import admission, files, health, ports
-from rbee.daemons.hive.files import ProcessFile, WorkerFolder, folders
-from rbee.daemons.hive.managed import Managed
-from rbee.daemons.hive.supervisor import Supervisor
+from rbee.daemons.hive import ports
+from rbee.daemons.hive.workers import admission, files, health
+from rbee.daemons.hive.workers.files import ProcessFile, WorkerFolder, folders
+from rbee.daemons.hive.workers.managed import Managed
+from rbee.daemons.hive.workers.supervisor import Supervisor
 
 CPU = Device(id="cpu", device_id=0, device_type="cpu", name="c", cores=8)
 GPU = Device(id="cuda:1", device_id=1, device_type="cuda", name="g", vram_total_mb=8000, vram_free_mb=1)

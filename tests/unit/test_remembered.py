@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rbee.daemons.hive import remembered
-from rbee.daemons.hive.remembered import Case, Remembered
+from rbee.daemons.hive.workers import remembered
+from rbee.daemons.hive.workers.remembered import Case, Remembered
 
 CASE = Case(model="sha", engine="e 1", worker_type="cpu", context_length=128, slots=2, batch_size=None)
 MB = 10**6

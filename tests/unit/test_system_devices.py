@@ -9,7 +9,7 @@ import pytest
 
 from rbee.adapters.gpu import Detected, Use
 from rbee.core.records import Device
-from rbee.daemons.hive.devices import Devices
+from rbee.daemons.hive.machine.devices import Devices
 
 CPU = Device(id="cpu", device_id=0, device_type="cpu", name="c", cores=2)
 CARD = Device(id="cuda:0", device_id=0, device_type="cuda", name="g", vram_total_mb=8000)

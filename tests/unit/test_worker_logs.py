@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rbee.core.logs_window import LONGEST, Line
-from rbee.daemons.hive import worker_logs
-from rbee.daemons.hive.worker_logs import Found, LogReader
+from rbee.daemons.hive.workers import worker_logs
+from rbee.daemons.hive.workers.worker_logs import Found, LogReader
 
 
 @pytest.fixture

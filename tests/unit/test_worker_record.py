@@ -15,11 +15,11 @@ from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.operations.workers import WorkerSpawn
 from rbee.core.records import Mark
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.hive.files import ProcessFile, WorkerFolder
-from rbee.daemons.hive.health import Report, read_report
-from rbee.daemons.hive.managed import Managed
-from rbee.daemons.hive.vitals import Vitals
-from rbee.daemons.hive.waking import as_before
+from rbee.daemons.hive.workers.files import ProcessFile, WorkerFolder
+from rbee.daemons.hive.workers.health import Report, read_report
+from rbee.daemons.hive.workers.managed import Managed
+from rbee.daemons.hive.workers.vitals import Vitals
+from rbee.daemons.hive.workers.waking import as_before
 from tests.support.workers import worker_config
 
 MARK = Mark(fleet="home", spec_digest="d1")

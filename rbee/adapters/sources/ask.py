@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from rbee.adapters.sources.fetch_http import final
-from rbee.adapters.sources.network import session
+from rbee.adapters.network import final, session
 from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.core.errors import RbeeError, Unreachable

@@ -19,24 +19,24 @@ from rbee.contracts.configs import HiveConfig
 from rbee.contracts.heartbeat import ModelChange, MonitorData
 from rbee.core.lifecycle import Limits
 from rbee.daemons import access
-from rbee.daemons.hive.binary_ops import BinaryOps
-from rbee.daemons.hive.check_ops import CheckOps, KeptJob
-from rbee.daemons.hive.device_ops import DeviceOps
-from rbee.daemons.hive.devices import Devices
-from rbee.daemons.hive.download_ops import DownloadOps
-from rbee.daemons.hive.downloads import Downloads
 from rbee.daemons.hive.heartbeat import Heartbeat
-from rbee.daemons.hive.hive_ops import HiveOps, only_for
-from rbee.daemons.hive.model_ops import ModelOps
-from rbee.daemons.hive.preload import Preloader
-from rbee.daemons.hive.preload_ops import PreloadOps
-from rbee.daemons.hive.remembered import Remembered
-from rbee.daemons.hive.sight import Sight
-from rbee.daemons.hive.spawn import Spawner
-from rbee.daemons.hive.spawn_plan import Planner
-from rbee.daemons.hive.supervisor import Supervisor
-from rbee.daemons.hive.system_ops import SystemOps
-from rbee.daemons.hive.worker_ops import WorkerOps
+from rbee.daemons.hive.machine.binary_ops import BinaryOps
+from rbee.daemons.hive.machine.check_ops import CheckOps, KeptJob
+from rbee.daemons.hive.machine.device_ops import DeviceOps
+from rbee.daemons.hive.machine.devices import Devices
+from rbee.daemons.hive.machine.hive_ops import HiveOps, only_for
+from rbee.daemons.hive.machine.sight import Sight
+from rbee.daemons.hive.machine.system_ops import SystemOps
+from rbee.daemons.hive.models.download_ops import DownloadOps
+from rbee.daemons.hive.models.downloads import Downloads
+from rbee.daemons.hive.models.model_ops import ModelOps
+from rbee.daemons.hive.models.preload import Preloader
+from rbee.daemons.hive.models.preload_ops import PreloadOps
+from rbee.daemons.hive.workers.remembered import Remembered
+from rbee.daemons.hive.workers.spawn import Spawner
+from rbee.daemons.hive.workers.spawn_plan import Planner
+from rbee.daemons.hive.workers.supervisor import Supervisor
+from rbee.daemons.hive.workers.worker_ops import WorkerOps
 from rbee.daemons.jobs import Handler
 
 

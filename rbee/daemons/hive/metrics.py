@@ -13,7 +13,7 @@ from rbee.adapters.system import Usage
 from rbee.contracts.operations import OPERATIONS
 from rbee.contracts.operations.downloads import DownloadInfo
 from rbee.core.records import Device, ModelRecord, WorkerRecord
-from rbee.daemons.hive.preload import Counts
+from rbee.daemons.hive.models.preload import Counts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _WORKER_STATUSES = ("starting", "ready", "busy", "stopping", "dead", "failed", "unloaded")

@@ -23,8 +23,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rbee.adapters.sources import SourceFile, fetch
-from rbee.adapters.sources.fetch import Tuning
+from rbee.adapters.fetch import fetch
+from rbee.adapters.fetch.download import Tuning
+from rbee.adapters.sources import SourceFile
 
 RESULTS = Path(__file__).parents[1] / "results" / "download.json"
 BOUNDED = 25e6
