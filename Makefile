@@ -7,7 +7,7 @@ DEMO := examples/demo/rbee.yaml
 SOURCES := pyproject.toml rbee/__init__.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-stop test test-fast lint format lab bench lock packages schemas clean
+.PHONY: help demo demo-stop test test-daemons test-fleets test-fast lint format lab bench lock packages schemas clean
 help:
 	@echo "make demo       apply an example fleet on this machine and ask it something"
 	@echo "make demo-stop  stop it and remove what it made"
@@ -45,7 +45,13 @@ packages:
 test: packages $(VENV)/.dev lint
 	$(BIN)/coverage run -m pytest tests/unit
 	$(BIN)/coverage report
-	$(BIN)/python -m pytest tests/integration tests/features tests/lab --durations=8
+	@$(MAKE) -j2 --output-sync=target --no-print-directory test-daemons test-fleets
+
+# Side by side: both mostly wait, each for its own processes.
+test-daemons:
+	$(BIN)/python -m pytest tests/integration --durations=8
+test-fleets:
+	$(BIN)/python -m pytest tests/features tests/lab --durations=8
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/unit

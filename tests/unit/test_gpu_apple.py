@@ -55,11 +55,11 @@ def test_missing_and_hanging_tools_are_reasons(tmp_path: Path) -> None:
     mac(tmp_path)
     tool(tmp_path / "bin", "ioreg", "exec /bin/sleep 600")
     (tmp_path / "bin/system_profiler").unlink()
-    seen = apple.Apple(host(tmp_path, timeout=2.0)).look()
+    seen = apple.Apple(host(tmp_path, timeout=1.0)).look()
     assert [d.name for d in seen.devices] == ["Apple M1 Pro"]
     assert (seen.devices[0].vram_total_mb, seen.devices[0].vram_used_mb) == (10922, None)
-    assert seen.error == "system_profiler is not installed; ioreg did not answer within 2 s"
-    found = Gpus(host(tmp_path, "darwin", timeout=2.0)).detect(1)
+    assert seen.error == "system_profiler is not installed; ioreg did not answer within 1 s"
+    found = Gpus(host(tmp_path, "darwin", timeout=1.0)).detect(1)
     assert found.broken == {"apple"}
 
 
