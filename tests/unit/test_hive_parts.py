@@ -118,7 +118,7 @@ def test_threads_are_shared_and_refused_when_used_up() -> None:
     assert admission.share_threads(None, 8, {}) == 4
     assert admission.share_threads(None, 8, {"a": 7}) == 1
     assert admission.share_threads(6, 8, {"a": 2}) == 6
-    with pytest.raises(Insufficient, match=r"needs 1 CPU threads; 0 of 2 cores are left \(a 1, b 1\)"):
+    with pytest.raises(Insufficient, match=r"needs 1 CPU thread; 0 of 2 cores are left \(a 1, b 1\)"):
         admission.share_threads(None, 2, {"a": 1, "b": 1})
     with pytest.raises(InvalidRequest, match="has 2 cores"):
         admission.share_threads(3, 2, {})
