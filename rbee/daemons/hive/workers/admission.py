@@ -272,7 +272,8 @@ def share_threads(wanted: int | None, cores: int, given: dict[str, int]) -> int:
     if need > free:
         who = ", ".join(f"{name} {threads}" for name, threads in sorted(given.items()))
         raise Insufficient(
-            f"It needs {need} CPU thread{'' if need == 1 else 's'}; {max(free, 0)} of {cores} cores are left ({who or 'none given'}).",
+            f"It needs {need} CPU thread{'' if need == 1 else 's'}; {max(free, 0)} of {cores} cores are left "
+            f"({who or 'none given'}).",
             code="no_free_cores",
             mend="Stop a worker, give them fewer `options.threads`, or place it on another hive.",
         )
