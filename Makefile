@@ -7,7 +7,7 @@ DEMO := examples/demo/rbee.yaml
 SOURCES := pyproject.toml rbee/__init__.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-stop test test-daemons test-fleets test-fast lint format lab bench lock packages schemas clean
+.PHONY: help demo demo-stop test test-hives test-daemons test-fleets test-fast lint format lab bench lock packages schemas clean
 help:
 	@echo "make demo       apply an example fleet on this machine and ask it something"
 	@echo "make demo-stop  stop it and remove what it made"
@@ -45,11 +45,14 @@ packages:
 test: packages $(VENV)/.dev lint
 	$(BIN)/coverage run -m pytest tests/unit
 	$(BIN)/coverage report
-	@$(MAKE) -j2 --output-sync=target --no-print-directory test-daemons test-fleets
+	@$(MAKE) -j3 --output-sync=target --no-print-directory test-hives test-daemons test-fleets
 
-# Side by side: both mostly wait, each for its own processes.
+# Side by side: they mostly wait, each for its own processes.
+HIVES := $(wildcard tests/integration/test_hive*.py)
+test-hives:
+	$(BIN)/python -m pytest $(HIVES) --durations=8
 test-daemons:
-	$(BIN)/python -m pytest tests/integration --durations=8
+	$(BIN)/python -m pytest $(filter-out $(HIVES),$(wildcard tests/integration/test_*.py)) --durations=8
 test-fleets:
 	$(BIN)/python -m pytest tests/features tests/lab --durations=8
 

@@ -46,7 +46,7 @@ def build(routes: Iterable[Route], *, max_body: int = defaults.MAX_BODY) -> web.
         methods.setdefault(route.path, []).append(route.method)
     for path, known in methods.items():
         app.router.add_route("*", path, guard(_only(known), "token"))
-    app.router.add_route("*", "/{tail:.*}", guard(_no_such_path, "token"))
+    app.router.add_route("*", "/{tail:(?s:.*)}", guard(_no_such_path, "token"))
     return app
 
 

@@ -283,8 +283,7 @@ class JobRunner:
         return json_response(await self.cancel(request.match_info["job_id"]))
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        job_id, after = request.match_info["job_id"], sse.last_event_id(request)
-        large = request.query.get("large") != "false"
+        job_id, after, large = request.match_info["job_id"], sse.last_event_id(request), sse.wants_large(request)
         live = self._live.get(job_id) or self._fading.get(job_id)
         if live is not None:
             return await sse.serve(request, live.feed, after, large=large)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from rbee.contracts import defaults
+from rbee.core.errors import InvalidRequest
 from rbee.daemons.writing import BATCH_BYTES, READER_TIMEOUT, Watch
 
 HEADERS = {
@@ -223,3 +224,11 @@ def last_event_id(request: web.Request) -> int:
     """What `Last-Event-ID` says; 0 (from the first) when it is missing or no number of ours."""
     said = request.headers.get("Last-Event-ID", "").strip()
     return int(said) if said.isdecimal() and len(said) < 16 else 0
+
+
+def wants_large(request: web.Request) -> bool:
+    """What `?large=` says; true when it is missing. Raises InvalidRequest for what is neither true nor false."""
+    said = request.query.getall("large", ["true"])
+    if said not in (["true"], ["false"]):
+        raise InvalidRequest("`large` must be true or false.")
+    return said == ["true"]

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from rbee.adapters.secrets import Token
 from rbee.core.errors import Conflict, DeadlineExceeded, Insufficient, InvalidRequest, RbeeError, Unavailable
@@ -123,6 +124,12 @@ async def test_errors_have_their_status_and_openais_body(code: str) -> None:
         assert ("Retry-After" in answer.headers) == (answer.status == 503)
         if code == "unavailable":
             assert answer.headers["Retry-After"] == "8"
+
+
+@pytest.mark.parametrize("path", ["nowhere", "nowhere%0A", "a%0D%0Ab/c"])
+async def test_a_path_that_is_none_gets_openais_body(path: str) -> None:
+    async with serving() as (server, http), http.get(URL(f"{server.urls[0]}/{path}", encoded=True)) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
 
 
 async def test_bodies_are_bounded_and_methods_known() -> None:

@@ -326,6 +326,12 @@ async def test_a_large_result_is_left_out_for_who_follows_as_well(tmp_path: Path
         assert whole[2][1]["result"] == (await b.job(job_id))["result"] == {"message": "[redacted] " + "x" * 200_000}
 
 
+@pytest.mark.parametrize("query", ["large=0", "large=null", "large=", "large=false&large=false"])
+async def test_large_is_true_or_false(tmp_path: Path, query: str) -> None:
+    async with bench(tmp_path / "a.db", three) as b, b.http.get(f"{b.url}/v1/jobs/x/stream?{query}") as answer:
+        assert (answer.status, (await answer.json())["error"]["message"]) == (400, "`large` must be true or false.")
+
+
 async def test_a_large_answer_is_held_once_for_who_stops_reading_it(tmp_path: Path) -> None:
     transports: list[asyncio.Transport] = []
 

@@ -60,7 +60,7 @@ class Endpoints:
         return [
             *(Route("POST", path, self._dispatcher.handle) for path in INFERENCE_PATHS),
             Route("GET", "/v1/models", self.models),
-            Route("GET", "/v1/models/{name:.+}", self.model),
+            Route("GET", "/v1/models/{name:(?s:.+)}", self.model),
             Route("POST", "/v1/worker-heartbeat", self.worker_heartbeat),
             Route("POST", "/v1/hive-heartbeat", self.hive_heartbeat),
             Route("GET", "/v1/queen", self.queen),
