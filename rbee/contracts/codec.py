@@ -3,12 +3,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+
+
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_one_at_a_time = threading.Lock()
+
+
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    """What msgspec knows of a type is made by one thread at a time. It hands out its notes on a dataclass before they
+    are whole; a second thread that decodes the same type for the first time then reads from a null pointer (0.22)."""
+    made = _decoders.get(kind)
+    if made is None:
+        with _one_at_a_time:
+            made = _decoders[kind] = msgspec.json.Decoder(kind)
+    return made
 
 
 class CodecError(ValueError):
@@ -41,7 +56,8 @@ def decode(kind: type[T], data: bytes | str) -> T:
     Raises CodecError.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
+        found: T = _decoder(kind).decode(data)
+        return found
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise CodecError(str(e)) from None
     except RecursionError:
@@ -55,6 +71,7 @@ def fields(data: bytes) -> dict[str, bytes]:
 
 def convert(kind: type[T], value: Any) -> T:
     """Like `decode`, from plain dicts and lists (of YAML, SQL, another decode). Raises CodecError."""
+    _decoder(kind)
     try:
         return msgspec.convert(value, type=kind)
     except msgspec.ValidationError as e:
