@@ -12,10 +12,10 @@ Feature: Workers that nobody uses
     And it says "had no request for 1 second"
     When the command "worker spawn --model bee-tiny --worker-id chat-0" is run
     Then the command ends with 0 and says "chat-0"
-    When the command "plan --detailed-exitcode" is run
-    Then the command ends with 0 and says "No changes"
     When "chat-0" is unloaded
-    And "idle_timeout: 1s" becomes "idle_timeout: 1h" in the file
+    And the command "plan --detailed-exitcode" is run
+    Then the command ends with 0 and says "No changes"
+    When "idle_timeout: 1s" becomes "idle_timeout: 1h" in the file
     And it is applied again
     Then the command ends with 0 and says "1 to change, 0 to replace"
     And it says "idle_timeout 1 second -> 1 hour"
