@@ -140,18 +140,18 @@ def _files(record: ModelRecord) -> Iterator[tuple[str, int]]:
     if not record.files:
         yield record.path, record.size_bytes
         return
-    inside = record.path if record.format == "mlc" else os.path.dirname(record.path)  # noqa: PTH120
+    inside = record.path if record.format == "mlc" else os.path.dirname(record.path)
     for file in record.files:
         yield f"{inside}/{file.name}", file.size_bytes
 
 
 def _wrong(path: str, size: int, folder: str) -> tuple[str, bool]:
     """What is wrong with a file, or ''; and whether the folder's times tell when it goes."""
-    here = os.path.dirname(path) == folder  # noqa: PTH120 - as in Reading
+    here = os.path.dirname(path) == folder
     try:
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
-            here, found = False, os.stat(path)  # noqa: PTH116
+            here, found = False, os.stat(path)
     except OSError as e:
         return f"The model's file cannot be found: {e.strerror}: {path}.", here
     except ValueError as e:  # a NUL in it

@@ -96,7 +96,7 @@ class Reading(Generic[E]):
         """As of last time when the root's own times say that none came or went."""
         now = time.time_ns()
         try:
-            stamp = _stamp(os.stat(self._root))  # noqa: PTH116
+            stamp = _stamp(os.stat(self._root))
         except FileNotFoundError:
             return Folders()
         if self._listed is not None and self._listed[0] == stamp:
@@ -112,9 +112,9 @@ class Reading(Generic[E]):
         metadata.json has it."""
         folder = f"{self._root}/{name}"
         try:
-            stamp = _stamp(os.stat(folder))  # noqa: PTH116
+            stamp = _stamp(os.stat(folder))
         except OSError as e:
-            if not link or not os.path.islink(folder):  # noqa: PTH114
+            if not link or not os.path.islink(folder):
                 return None
             return self._failed(name, f"It is a link that leads nowhere ({e.strerror}).")
         try:
@@ -128,14 +128,14 @@ class Reading(Generic[E]):
 
     def _read(self, name: str, folder: str, stamp: _Stamp) -> _Seen[E]:
         file = f"{folder}/{METADATA}"
-        now, found = time.time_ns(), os.stat(file)  # noqa: PTH116
+        now, found = time.time_ns(), os.stat(file)
         known = self._seen.get(name)
         if known is not None and known.file == _stamp(found):
             raw = known.raw
         elif not stat.S_ISREG(found.st_mode) or found.st_size > _MOST:
             raise ValueError(f"it is not a file of up to {_MOST:,} bytes")
         else:
-            with open(file, "rb") as opened:  # noqa: PTH123
+            with open(file, "rb") as opened:
                 raw = codec.decode(self._kind, opened.read())
         entry, lasting = (raw, False) if self._checked is None else self._checked(folder, raw)
         if known is not None and known.entry == entry:
