@@ -16,7 +16,7 @@ from rbee.adapters.secrets import Token
 from rbee.contracts import openapi
 from rbee.contracts.configs import KnownModel
 from rbee.daemons.app import free_port
-from rbee.daemons.queen.routes import INFERENCE_PATHS
+from rbee.daemons.queen.front.routes import INFERENCE_PATHS
 from tests.support.mock_engine import MockEngine, Script
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 

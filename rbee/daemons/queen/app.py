@@ -28,16 +28,16 @@ from rbee.daemons.app import Server, build
 from rbee.daemons.described import described
 from rbee.daemons.jobs import JobRunner
 from rbee.daemons.narrate import now
-from rbee.daemons.queen.catalog import Catalog
-from rbee.daemons.queen.dispatch import Dispatcher
-from rbee.daemons.queen.forward import Forwarder
-from rbee.daemons.queen.hives import Hives, queen_url_for
-from rbee.daemons.queen.infer import InferHandler
-from rbee.daemons.queen.metrics import Metrics
-from rbee.daemons.queen.ops import FleetOps, all_handlers
-from rbee.daemons.queen.probe import Prober
-from rbee.daemons.queen.registry import Registry
-from rbee.daemons.queen.routes import Endpoints
+from rbee.daemons.queen.front.dispatch import Dispatcher
+from rbee.daemons.queen.front.routes import Endpoints
+from rbee.daemons.queen.known.catalog import Catalog
+from rbee.daemons.queen.known.hives import Hives, queen_url_for
+from rbee.daemons.queen.known.probe import Prober
+from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.seen.metrics import Metrics
+from rbee.daemons.queen.work.forward import Forwarder
+from rbee.daemons.queen.work.infer import InferHandler
+from rbee.daemons.queen.work.ops import FleetOps, all_handlers
 
 log = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from rbee.contracts import codec, defaults, openai
 from rbee.contracts.openai import BadBody
 from rbee.core.errors import DeadlineExceeded, InvalidRequest, RbeeError, Unavailable
 from rbee.daemons.middleware import error_response
-from rbee.daemons.queen.catalog import Catalog
-from rbee.daemons.queen.deadline import deadline_of
-from rbee.daemons.queen.metrics import Metrics
-from rbee.daemons.queen.probe import Prober
-from rbee.daemons.queen.registry import Registry, Worker
-from rbee.daemons.queen.relay import RetryingRelay, WorkerRefused
+from rbee.daemons.queen.front.deadline import deadline_of
+from rbee.daemons.queen.front.relay import RetryingRelay, WorkerRefused
+from rbee.daemons.queen.known.catalog import Catalog
+from rbee.daemons.queen.known.probe import Prober
+from rbee.daemons.queen.known.registry import Registry, Worker
+from rbee.daemons.queen.seen.metrics import Metrics
 
 #: How many workers are asked for one request, at most.
 MAX_TRIES = 4

@@ -23,8 +23,8 @@ from rbee.contracts.operations.hives import HiveSummary
 from rbee.core.errors import NotFound, Unreachable
 from rbee.daemons.access import is_loopback
 from rbee.daemons.narrate import now as wall_now
-from rbee.daemons.queen.probe import Prober
-from rbee.daemons.queen.registry import Registry
+from rbee.daemons.queen.known.probe import Prober
+from rbee.daemons.queen.known.registry import Registry
 
 log = logging.getLogger(__name__)
 

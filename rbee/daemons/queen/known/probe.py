@@ -10,7 +10,7 @@ import aiohttp
 
 from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
-from rbee.daemons.queen.registry import PROBED, Registry, Worker
+from rbee.daemons.queen.known.registry import PROBED, Registry, Worker
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from rbee.contracts.operations.workers import WorkerGet, WorkerGetResponse, Work
 from rbee.core.errors import NotFound
 from rbee.core.problems import did_you_mean
 from rbee.daemons.jobs import Handler, JobContext
-from rbee.daemons.queen.catalog import Catalog
-from rbee.daemons.queen.forward import Forwarder
-from rbee.daemons.queen.hives import Hives
-from rbee.daemons.queen.infer import InferHandler
-from rbee.daemons.queen.metrics import Metrics
-from rbee.daemons.queen.registry import Registry, Worker
+from rbee.daemons.queen.known.catalog import Catalog
+from rbee.daemons.queen.known.hives import Hives
+from rbee.daemons.queen.known.registry import Registry, Worker
+from rbee.daemons.queen.seen.metrics import Metrics
+from rbee.daemons.queen.work.forward import Forwarder
+from rbee.daemons.queen.work.infer import InferHandler
 
 #: Between the events of QueenCheck: long enough to see that they come one by one.
 _CHECK_PAUSE = 0.05

@@ -9,7 +9,7 @@ from rbee.contracts.configs import QueenConfig
 from rbee.core.errors import NotFound
 from rbee.core.problems import did_you_mean
 from rbee.core.routing import models_for
-from rbee.daemons.queen.registry import Registry
+from rbee.daemons.queen.known.registry import Registry
 
 
 class Catalog:

@@ -11,9 +11,9 @@ from rbee.contracts import codec, defaults
 from rbee.contracts.operations.inference import Infer, InferResponse
 from rbee.core.errors import RbeeError, Unreachable
 from rbee.daemons.jobs import JobContext
-from rbee.daemons.queen.dispatch import Dispatcher
-from rbee.daemons.queen.registry import Worker
-from rbee.daemons.queen.relay import WorkerRefused
+from rbee.daemons.queen.front.dispatch import Dispatcher
+from rbee.daemons.queen.front.relay import WorkerRefused
+from rbee.daemons.queen.known.registry import Worker
 
 _TARGET = "/v1/chat/completions"
 

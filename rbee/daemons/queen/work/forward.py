@@ -17,7 +17,7 @@ from rbee.contracts import codec, defaults
 from rbee.contracts.operations import wire
 from rbee.core.errors import RbeeError, Unreachable
 from rbee.daemons.jobs import JobContext
-from rbee.daemons.queen.hives import Hives
+from rbee.daemons.queen.known.hives import Hives
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from rbee.core.errors import InvalidRequest
 from rbee.daemons.access import Token, shows
 from rbee.daemons.app import Route
 from rbee.daemons.middleware import json_response
-from rbee.daemons.queen.catalog import Catalog
-from rbee.daemons.queen.dispatch import Dispatcher
-from rbee.daemons.queen.hives import Hives
-from rbee.daemons.queen.metrics import Metrics
-from rbee.daemons.queen.registry import Registry
+from rbee.daemons.queen.front.dispatch import Dispatcher
+from rbee.daemons.queen.known.catalog import Catalog
+from rbee.daemons.queen.known.hives import Hives
+from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.seen.metrics import Metrics
 
 B = TypeVar("B")
 
