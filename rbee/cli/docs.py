@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The reference pages that are made from the types: docs/rbee-yaml.md and docs/operations.md. Pure."""
+"""The reference pages that are made from the types: docs/rbee-yaml.md and docs/operations-reference.md. Pure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def rbee_yaml() -> str:
 
 
 def operations() -> str:
-    """docs/operations.md."""
+    """docs/operations-reference.md."""
     schema = SCHEMAS["operations"]()
     summaries = {next(iter(b["properties"])): b["description"] for b in schema["properties"]["operation"]["oneOf"]}
     lines = [
@@ -92,7 +92,7 @@ def operations() -> str:
 
 
 #: By file name under docs/.
-PAGES: dict[str, Callable[[], str]] = {"rbee-yaml.md": rbee_yaml, "operations.md": operations}
+PAGES: dict[str, Callable[[], str]] = {"rbee-yaml.md": rbee_yaml, "operations-reference.md": operations}
 
 
 def _table(part: dict[str, Any], titles: Mapping[str, str]) -> Iterator[str]:

@@ -45,7 +45,7 @@ def summary(spec: Spec) -> str:
     def count(number: int, what: str) -> str:
         return f"{number} {what}{'' if number == 1 else 's'}"
 
-    processes = sum(w.replicas for w in spec.workers.values())
+    processes = sum(w.replicas.min for w in spec.workers.values())
     more = f" ({count(processes, 'process').replace('processs', 'processes')})" if spec.workers else ""
     parts = [
         count(len(spec.hives), "hive"),

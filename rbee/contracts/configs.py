@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from rbee.contracts import codec, defaults
 from rbee.core.digest import digest
 from rbee.core.providers import EngineProvider
+from rbee.core.records import Mark
 from rbee.core.sources import SourceProvider
-from rbee.core.spec import PolicySpec, Ssh, WorkerOptions
+from rbee.core.spec import KeySpec, LimitsSpec, PolicySpec, Ssh, WorkerOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,26 @@ class KnownModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownWorker:
+    """A worker process that the file describes, placed: what the queen starts when it is wanted and not there.
+
+    `on_demand`: beyond its `min` replicas; only the queen starts it, and only such a one makes room for others.
+    """
+
+    worker_id: str
+    spec_name: str
+    model: str
+    hive_id: str
+    worker_type: str
+    engine: str
+    device: int = 0
+    options: WorkerOptions = field(default_factory=WorkerOptions)
+    idle_timeout: float | None = None
+    mark: Mark | None = None
+    on_demand: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueenConfig:
     """`queen.json`. Clients use `listen`; hives on other machines use `fleet_listen` (token required there)."""
 
@@ -65,6 +86,14 @@ class QueenConfig:
     models: tuple[KnownModel, ...] = ()
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     policies: dict[str, PolicySpec] = field(default_factory=dict)
+    workers: tuple[KnownWorker, ...] = ()
+    keys: dict[str, KeySpec] = field(default_factory=dict)
+    limits: LimitsSpec = field(default_factory=LimitsSpec)
+    #: URL of PostgreSQL, without a password; None: `queen.db` beside the other data.
+    store: str | None = None
+    store_password_file: str | None = None
+    traces: str | None = None
+    access_log: bool = True
     #: The hive of this machine, run inside the queen's process.
     local_hive: HiveConfig | None = None
     release: str = ""
@@ -98,7 +127,7 @@ class WorkerConfig:
 
 
 #: Settings of the queen that she reads again without a restart.
-RELOADABLE = ("hives", "models", "aliases", "policies")
+RELOADABLE = ("hives", "models", "aliases", "policies", "workers", "keys", "limits", "access_log")
 
 
 def boot_digest(config: QueenConfig) -> str:

@@ -29,6 +29,10 @@ class WorkerHeartbeat:
     avg_tokens_per_sec: float = 0.0
     errors: int = 0
     context_length: int | None = None
+    paths: Annotated[tuple[str, ...], Doc("OpenAI paths that it serves; empty: it does not say.")] = ()
+    capabilities: Annotated[tuple[str, ...], Doc("What it can beyond its paths: tools, vision.")] = ()
+    progress: Annotated[float | None, Doc("While it starts: how much of the model is in memory, 0 to 1.")] = None
+    prompt_tokens: int = 0
     started_at: Annotated[str, Doc("RFC 3339; of two workers with one id the newer wins.")] = ""
     reason: Annotated[str | None, Doc("Why it is failed or dead, for a person.")] = None
 

@@ -70,6 +70,13 @@ class Peek(msgspec.Struct, frozen=True):
     #: None when the body names none (or null).
     model: str | None = None
     stream: bool = False
+    #: How many messages there are.
+    messages: int = 0
+    #: Of the leading messages: the same for all turns of one conversation. None where there are none.
+    prefix: int | None = None
+    tools: bool = False
+    images: bool = False
+    max_tokens: int | None = None
 
 
 class _Wire(msgspec.Struct):

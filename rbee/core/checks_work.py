@@ -239,7 +239,7 @@ def _enough_ports(scene: Scene) -> Iterator[Finding]:
     asked: dict[str, int] = {}
     for worker in scene.spec.workers.values():
         if worker.hive in free:
-            asked[worker.hive] = asked.get(worker.hive, 0) + worker.replicas
+            asked[worker.hive] = asked.get(worker.hive, 0) + worker.replicas.max
     for name, number in asked.items():
         if number > free[name]:
             ports = scene.spec.hives[name].worker_ports
@@ -251,6 +251,6 @@ def _enough_ports(scene: Scene) -> Iterator[Finding]:
             continue
         hives = [n for n in free if fits(scene.spec.hives[n], worker.where.labels)]
         left = sum(max(0, free[n] - asked.get(n, 0)) for n in hives)
-        if hives and worker.replicas > left:
-            summary = f"{worker.replicas} replicas, but the hives that fit have {left} ports left."
+        if hives and worker.replicas.max > left:
+            summary = f"{worker.replicas.max} replicas, but the hives that fit have {left} ports left."
             yield Finding(path=("workers", name, "replicas"), summary=summary, mend="Widen their `worker_ports`.")

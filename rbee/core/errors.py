@@ -77,3 +77,9 @@ class DeadlineExceeded(RbeeError):
     """The time that the caller gave is over."""
 
     code = "deadline_exceeded"
+
+
+class TooMany(Unavailable):
+    """Refused for now because there is too much: a limit, a full queue. HTTP's 429."""
+
+    code = "rate_limited"

@@ -75,7 +75,7 @@ def check_targets(spec: Spec, targets: Sequence[str]) -> None:
     of the file's; another number at its end (a replica too many) makes it another name, not a near miss.
     """
     known = ["queen", *(f"hives.{h}" for h in spec.hives), *(f"workers.{w}" for w in spec.workers)]
-    known += [f"workers.{w.name}-{i}" for w in spec.workers.values() for i in range(w.replicas)]
+    known += [f"workers.{w.name}-{i}" for w in spec.workers.values() for i in range(w.replicas.max)]
     problems = [
         Problem(
             summary=f"--target {target!r} names nothing of this file",

@@ -16,6 +16,7 @@ from typing import Any
 from rbee.core.spec import DURATION
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATIONS = ("idle_timeout", "queue_timeout", "cold_wait", "first_byte_timeout")
 _DEFAULTED = ("device", "engine", "idle_timeout")
 
 
@@ -65,8 +66,14 @@ def _defaults(written: Mapping[str, Any]) -> dict[str, Any]:
 
 def _queen(written: Mapping[str, Any], places: Places) -> dict[str, Any]:
     queen = dict(written)
-    if queen.get("token_file"):
-        queen["token_file"] = places.path(queen["token_file"])
+    for name in ("token_file", "store_password_file"):
+        if queen.get(name):
+            queen[name] = places.path(queen[name])
+    queen["keys"] = {
+        name: {**key, "name": name, "key_file": places.path(key["key_file"])}
+        for name, key in (queen.get("keys") or {}).items()
+    }
+    queen["limits"] = _timed(dict(queen.get("limits") or {}))
     return queen
 
 
@@ -108,12 +115,21 @@ def _worker(name: str, written: Mapping[str, Any], defaults: Mapping[str, Any], 
         worker["where"] = {"labels": where.get("labels") or {}}
     elif worker.get("hive") is None:
         worker["hive"] = only
+    replicas = worker.get("replicas")
+    if isinstance(replicas, int):
+        worker["replicas"] = {"min": replicas, "max": replicas}
+    elif replicas is not None:
+        low, high = replicas.get("min"), replicas.get("max")
+        # One said alone: the other follows where it must.
+        low = (min(1, high) if high is not None else 1) if low is None else low
+        worker["replicas"] = {"min": low, "max": max(1, low) if high is None else high}
     return _timed(worker)
 
 
 def _timed(values: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(values.get("idle_timeout"), str):
-        values["idle_timeout"] = seconds(values["idle_timeout"])
+    for key in _DURATIONS:
+        if isinstance(values.get(key), str):
+            values[key] = seconds(values[key])
     return values
 
 

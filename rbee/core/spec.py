@@ -20,6 +20,8 @@ ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
 #: One word, and nothing that a command could take for an option.
 HOST = r"^[^\s@/-][^\s@/]*$"
 LOGIN = r"^([^\s@/-][^\s@/]*@)?[^\s@/-][^\s@/]*$"
+#: `batch` waits behind all that is interactive.
+Priority = Literal["interactive", "batch"]
 DURATION = r"^([0-9]+(\.[0-9]+)?)(s|m|h|d)$"
 
 _SSH_WRITTEN = {
@@ -31,6 +33,13 @@ _SSH_WRITTEN = {
 _DURATION_WRITTEN = {
     "oneOf": [{"type": "string", "pattern": DURATION}, {"type": "number", "minimum": 0}, {"type": "null"}],
     "description": "A duration such as 30s, 5m, 2h or 1d; a bare number is seconds.",
+}
+_REPLICAS_WRITTEN = {
+    "oneOf": [
+        {"type": "integer", "minimum": 0, "maximum": 1000},
+        {"$ref": "#/$defs/Replicas"},
+    ],
+    "description": "How many processes: a number, or {min, max} and the queen starts them by load.",
 }
 _ALIAS_WRITTEN = {
     "oneOf": [
@@ -52,6 +61,49 @@ class Ssh:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeySpec:
+    """Someone who may ask for answers: his own key, his share, his limits. Keys open the inference paths only."""
+
+    name: Annotated[str, Doc("The key's name in the file; logs and metrics show it, never the key.", written=False)] = (
+        ""
+    )
+    key_file: Annotated[str, Doc("File (mode 0600) with the key, at least 16 characters.", min_length=1)]
+    priority: Annotated[Priority, Doc("batch waits behind all that is interactive.")] = "interactive"
+    weight: Annotated[int, Doc("Share of a busy model beside other keys.", minimum=1, maximum=100)] = 1
+    requests_per_minute: Annotated[int | None, Doc("More are refused with 429.", minimum=1)] = None
+    concurrent: Annotated[int | None, Doc("Requests at once; more are refused with 429.", minimum=1)] = None
+    require: Annotated[
+        dict[str, str], Doc("Labels that a hive must have to serve this key: where its data may go.")
+    ] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsSpec:
+    """How much the queen takes on, for all together and for a client that has no key of its own."""
+
+    queue: Annotated[int, Doc("Requests that may wait for one model.", minimum=0, maximum=100_000)] = 200
+    queue_timeout: Annotated[
+        float | None, Doc("Longest wait for a slot of a request without a deadline.", written_as=_DURATION_WRITTEN)
+    ] = 600.0
+    cold_wait: Annotated[
+        float | None,
+        Doc(
+            "How long a request without a deadline waits for a cold model; 0s: it is told 503 and when to come again.",
+            written_as=_DURATION_WRITTEN,
+        ),
+    ] = 0.0
+    first_byte_timeout: Annotated[
+        float | None,
+        Doc(
+            "A worker that accepts a stream and sends nothing for so long is taken for hung, and started again.",
+            written_as=_DURATION_WRITTEN,
+        ),
+    ] = 600.0
+    requests_per_minute: Annotated[int | None, Doc("Of each client; more are refused with 429.", minimum=1)] = None
+    concurrent: Annotated[int | None, Doc("Of each client at once; more are refused with 429.", minimum=1)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueenSpec:
     """The one address that every client talks to. The queen runs on the machine where you apply."""
 
@@ -70,6 +122,28 @@ class QueenSpec:
     token_file: Annotated[
         str | None, Doc("File (mode 0600) with the fleet's token. Made by the first `rbee apply` when left out.")
     ] = None
+    keys: Annotated[
+        dict[str, KeySpec], Doc("Keys for clients, by name. The fleet's token opens everything.", key_pattern=NAME)
+    ] = field(default_factory=dict)
+    limits: Annotated[LimitsSpec, Doc("How much she takes on.")] = field(default_factory=LimitsSpec)
+    store: Annotated[
+        str | None,
+        Doc(
+            "PostgreSQL for jobs, leases and limits that several queens share. Default: a file on her machine.",
+            pattern=r"^postgres(ql)?://",
+            example="postgresql://rbee@db.home.arpa/rbee",
+        ),
+    ] = None
+    store_password_file: Annotated[str | None, Doc("File (mode 0600) with the database's password.")] = None
+    traces: Annotated[
+        str | None,
+        Doc(
+            "OpenTelemetry collector (OTLP over HTTP) for traces of requests.",
+            pattern=r"^https?://",
+            example="http://127.0.0.1:4318",
+        ),
+    ] = None
+    access_log: Annotated[bool, Doc("One JSON line for each request, in access.log of her state directory.")] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +211,17 @@ class WorkerOptions:
     memory_limit_mb: Annotated[
         int | None, Doc("Start the worker anew when it and its engine hold more memory than this.", minimum=1)
     ] = None
+    task: Annotated[
+        Literal["generate", "embed", "rerank"] | None, Doc("What the model is for. Default: it generates text.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """How many processes. `apply` starts `min`; the queen starts more, up to `max`, when requests wait."""
+
+    min: Annotated[int, Doc("Always there.", minimum=0, maximum=1000)] = 1
+    max: Annotated[int, Doc("At most so many.", minimum=0, maximum=1000)] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +245,9 @@ class WorkerSpec:
     engine: Annotated[
         str | None, Doc("Name of an engine provider. Default: chosen by model format and device.", min_length=1)
     ] = None
-    replicas: Annotated[int, Doc("How many processes.", minimum=0, maximum=1000)] = 1
+    replicas: Annotated[Replicas, Doc("How many processes.", written_as=_REPLICAS_WRITTEN)] = field(
+        default_factory=Replicas
+    )
     options: Annotated[WorkerOptions, Doc("How the engine runs the model.")] = field(default_factory=WorkerOptions)
     idle_timeout: Annotated[
         float | None, Doc("Unload after this long without a request; none: never.", written_as=_DURATION_WRITTEN)

@@ -25,8 +25,9 @@ __all__ = [
     "split_address",
 ]
 
-#: `open` routes answer anyone (`/health`, `/readyz`); `token` routes as the listener says.
-Access = Literal["token", "open"]
+#: `open` routes answer anyone (`/health`, `/readyz`); `token` routes as the listener says; `client` routes find out for
+#: themselves who asks, because more than the fleet's token opens them.
+Access = Literal["token", "open", "client"]
 
 
 @dataclass(frozen=True, slots=True)

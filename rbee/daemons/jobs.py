@@ -138,6 +138,14 @@ class JobRunner:
         await self._store.settled()
         return live.job
 
+    async def run(self, optype: OperationType, request: Any) -> Job:
+        """Submits it and waits for its end; the ended job, whatever became of it. Cancelled: the job goes on."""
+        job = await self.submit(optype, request)
+        live = self._live.get(job.job_id)
+        if live is not None and live.task is not None:
+            await asyncio.wait({live.task})
+        return await self.get(job.job_id)
+
     def _begin(self, live: Live) -> None:
         live.task = asyncio.get_running_loop().create_task(self._run(live), name=live.job.job_id)
         live.task.add_done_callback(lambda _: self._left(live))

@@ -36,6 +36,7 @@ _STATUS_OF_KIND: tuple[tuple[type[errors.RbeeError], int], ...] = (
     (errors.Conflict, 409),
     (errors.InvalidRequest, 400),
     (errors.Unauthorized, 401),
+    (errors.TooMany, 429),
     (errors.Unavailable, 503),
     (errors.Insufficient, 503),
     (errors.Unreachable, 502),

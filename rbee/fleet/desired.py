@@ -49,7 +49,7 @@ class _Draft:
 
 def worker_ids(worker: WorkerSpec) -> tuple[str, ...]:
     """`chat-0`, `chat-1`, ...: ids of a worker's replicas, unique in the fleet because names are."""
-    return tuple(f"{worker.name}-{i}" for i in range(worker.replicas))
+    return tuple(f"{worker.name}-{i}" for i in range(worker.replicas.max))
 
 
 def make_desired(inputs: Inputs) -> Desired:
@@ -66,7 +66,7 @@ def make_desired(inputs: Inputs) -> Desired:
     }
     for worker in spec.workers.values():
         placed = _place(inputs, worker, drafts, running)
-        if worker.hive is None and worker.replicas and not placed:
+        if worker.hive is None and worker.replicas.max and not placed:
             problems.append(_nowhere(worker, spec.hives))
         for worker_id in worker_ids(worker):
             hive = placed.get(worker_id, "")

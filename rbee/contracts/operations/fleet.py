@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from rbee.contracts.decisions import DecisionRecord
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.contracts.operations.base import operation
 from rbee.contracts.operations.hives import HiveSummary
+from rbee.core.doc import Doc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +50,36 @@ class QueenCheckResponse:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueenCheck:
     """Ask the queen to narrate a few events: shows that jobs and streams work end to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueenStopResponse:
+    """What was stopped before her; she ends once this is told."""
+
+    hives_stopped: tuple[str, ...]
+    workers_stopped: int
+    #: `hive: why` of what could not be stopped.
+    failed: tuple[str, ...] = ()
+
+
+@operation(family="queen", command="stop", response=QueenStopResponse, served_by=("queen",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueenStop:
+    """Stop the queen: new requests are refused with 503, those in flight end. Hives and workers go on by default."""
+
+    cascade: Annotated[bool, Doc("Stop all workers and hives of the fleet first.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestExplainResponse:
+    decision: DecisionRecord
+
+
+@operation(family="", command="explain", response=RequestExplainResponse, served_by=("queen",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestExplain:
+    """Tell why a request went where it went: what was known of it, of each worker, and the terms of the choice."""
+
+    request_id: Annotated[
+        str, Doc("`X-Request-Id` of its answer.", min_length=1, max_length=128, argument=True, example="req1")
+    ]

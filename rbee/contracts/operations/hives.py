@@ -101,3 +101,69 @@ class HiveList:
     """List the hives that the queen knows."""
 
     status: Annotated[str | None, Doc("Only those with this status.")] = None
+
+
+#: The hive's name in rbee.yaml.
+Name = Annotated[str, Doc("The hive's name.", min_length=1, example="workstation")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveInstallResponse:
+    """`release` is what is installed; `installed` False: it was there already."""
+
+    hive_id: str
+    release: str
+    installed: bool
+
+
+@operation(family="hive", command="install", response=HiveInstallResponse, served_by=("queen",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveInstall:
+    """Install rbee, as the queen runs it, on the machine of a hive that she knows; nothing is started."""
+
+    hive_id: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveStartResponse:
+    hive_id: str
+    url: str
+    message: str
+
+
+@operation(family="hive", command="start", response=HiveStartResponse, served_by=("queen",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveStart:
+    """Start a hive's daemon over SSH and wait until the queen has discovered it."""
+
+    hive_id: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveStopResponse:
+    hive_id: str
+    workers_stopped: int
+    message: str
+
+
+@operation(family="hive", command="stop", response=HiveStopResponse, served_by=("queen",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveStop:
+    """Stop a hive's daemon over SSH; its workers go on serving unless they are stopped too."""
+
+    hive_id: Name
+    workers: Annotated[bool, Doc("Stop its workers first, each one drained.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveUninstallResponse:
+    hive_id: str
+    message: str
+
+
+@operation(family="hive", command="uninstall", response=HiveUninstallResponse, served_by=("queen",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveUninstall:
+    """Remove from a hive's machine what apply put there: releases, settings, token. Models and strangers stay."""
+
+    hive_id: Name

@@ -123,6 +123,42 @@ class WorkerProcessDelete:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerUnloadResponse:
+    """It has no process any more; `WorkerSpawn` with its id and model brings it back as it was."""
+
+    worker_id: str
+    message: str
+
+
+@operation(family="worker", command="unload", response=WorkerUnloadResponse, served_by=("hive",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerUnload:
+    """End a worker's process once it is drained, and keep the worker: the next request starts it again."""
+
+    hive_id: HiveId = ""
+    worker_id: Annotated[str, Doc("Id of the worker.", min_length=1, example="chat-0")]
+    if_idle: Annotated[bool, Doc("Only when it serves no request; otherwise code `worker_busy`.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRestartResponse:
+    worker_id: str
+    pid: int
+    status: str
+
+
+@operation(family="worker", command="restart", response=WorkerRestartResponse, served_by=("hive",), lane="spawn")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRestart:
+    """End a worker's process and start it anew with the same settings; waits until it is ready."""
+
+    hive_id: HiveId = ""
+    worker_id: Annotated[str, Doc("Id of the worker.", min_length=1, example="chat-0")]
+    drain: Annotated[bool, Doc("Let its requests end first; without it they are cut.")] = True
+    reason: Annotated[str, Doc("Why; shown as the reason of its last end.", max_length=200)] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLogsResponse:
     """The lines themselves are the events `worker_logs_line` (field `line`)."""
 
@@ -164,5 +200,20 @@ class WorkerGetResponse:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerGet:
     """Show one worker that the queen knows."""
+
+    worker_id: Annotated[str, Doc("Id of the worker.", min_length=1, example="chat-0")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStopResponse:
+    worker_id: str
+    hive_id: str
+    message: str
+
+
+@operation(family="worker", command="stop", response=WorkerStopResponse, served_by=("queen",))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStop:
+    """Stop a worker that the queen knows, on whichever hive it is: no more requests at once, then drain and end."""
 
     worker_id: Annotated[str, Doc("Id of the worker.", min_length=1, example="chat-0")]

@@ -28,12 +28,16 @@ from rbee.daemons.app import Server, build
 from rbee.daemons.described import described
 from rbee.daemons.jobs import JobRunner
 from rbee.daemons.narrate import now
+from rbee.daemons.queen.admission.clients import Clients
+from rbee.daemons.queen.admission.gate import Gate
 from rbee.daemons.queen.front.dispatch import Dispatcher
 from rbee.daemons.queen.front.routes import Endpoints
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.hives import Hives, queen_url_for
 from rbee.daemons.queen.known.probe import Prober
 from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.routing.router import Router
+from rbee.daemons.queen.scaling.starter import Starter
 from rbee.daemons.queen.seen.metrics import Metrics
 from rbee.daemons.queen.work.forward import Forwarder
 from rbee.daemons.queen.work.infer import InferHandler
@@ -42,6 +46,18 @@ from rbee.daemons.queen.work.ops import FleetOps, all_handlers
 log = logging.getLogger(__name__)
 
 _SWEEP_EVERY = 5.0
+#: Settings that ask for a restart when they change.
+_FIXED = (
+    "fleet",
+    "listen",
+    "fleet_listen",
+    "token_file",
+    "local_hive",
+    "release",
+    "store",
+    "store_password_file",
+    "traces",
+)
 ANYWHERE = ("0.0.0.0", "::")
 
 
@@ -109,9 +125,15 @@ class QueenDaemon:
             interval=self._hive_interval,
         )
         self.catalog = Catalog(self.registry, self.config)
+        self.clients = Clients(self.config)
+        self.router = Router(self.registry, self.config, self._clock)
+        self.starter = Starter(self.registry, self.config)
+        self.gate = Gate(self.registry, self.router, self.starter, self.config, self._clock)
         dispatcher = Dispatcher(
             registry=self.registry,
             catalog=self.catalog,
+            clients=self.clients,
+            gate=self.gate,
             prober=self.prober,
             splice=self._splice,
             metrics=self.metrics,
@@ -206,13 +228,14 @@ class QueenDaemon:
         if self._reread is None:
             raise RbeeError("This queen was given its settings directly.", code="no_settings_file")
         new = self._reread()
-        for name in ("fleet", "listen", "fleet_listen", "token_file", "local_hive", "release"):
+        for name in _FIXED:
             if getattr(new, name) != getattr(self.config, name):
                 raise RbeeError(
                     f"A change of {name} needs a restart of the queen.", code="restart_needed", mend="Restart it."
                 )
         self.config = new
-        self.catalog.configure(new)
+        for part in (self.catalog, self.clients, self.router, self.starter, self.gate):
+            part.configure(new)
         self.hives.configure(self._known_hives())
         self._write_run_file()
         log.info("settings read again: %s", config_digest(new))

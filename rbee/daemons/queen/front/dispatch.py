@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import HttpVersion11, web
 
@@ -17,20 +17,21 @@ from rbee.adapters.splice import (
     UpstreamError,
     read_body,
 )
-from rbee.contracts import codec, defaults, openai
+from rbee.contracts import defaults, openai
 from rbee.contracts.openai import BadBody
-from rbee.core.errors import DeadlineExceeded, InvalidRequest, RbeeError, Unavailable
-from rbee.daemons.middleware import error_response
+from rbee.core.errors import DeadlineExceeded, InvalidRequest, RbeeError
+from rbee.daemons.middleware import error_response, listener_token
+from rbee.daemons.queen.admission.clients import Clients
+from rbee.daemons.queen.admission.gate import Gate
+from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.front.deadline import deadline_of
+from rbee.daemons.queen.front.errors import UNREACHABLE, NoWorker
 from rbee.daemons.queen.front.relay import RetryingRelay, WorkerRefused
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.probe import Prober
 from rbee.daemons.queen.known.registry import Registry, Worker
 from rbee.daemons.queen.seen.metrics import Metrics
 
-#: How many workers are asked for one request, at most.
-MAX_TRIES = 4
-UNREACHABLE = "unreachable: "
 _LONGEST_ID = 128
 
 
@@ -42,6 +43,8 @@ class Dispatcher:
         *,
         registry: Registry,
         catalog: Catalog,
+        clients: Clients,
+        gate: Gate,
         prober: Prober,
         splice: Splice,
         metrics: Metrics,
@@ -50,8 +53,10 @@ class Dispatcher:
     ) -> None:
         self.registry = registry
         self.catalog = catalog
+        self.gate = gate
         self.splice = splice
         self.metrics = metrics
+        self._clients = clients
         self._prober = prober
         self._clock = clock
         #: For workers that are trusted with it.
@@ -68,18 +73,33 @@ class Dispatcher:
             request_id = f"{self._prefix}{next(self._ids):08x}"
         self.metrics.active += 1
         try:
+            client = self._clients.identify(headers, listener_token(request))
             body = await read_body(request, defaults.MAX_BODY)
-            name = openai.peek(body).model
-            if name is None:
+            peek = openai.peek(body)
+            if peek.model is None:
                 raise BadBody("The request names no model.", "missing_model", "model")
-            models = self.catalog.resolve(name)
-            raw_id = request_id.encode("latin-1", "replace")
-            own = [(b"X-Request-Id", raw_id)]
+            own = [(b"X-Request-Id", request_id.encode("latin-1", "replace"))]
             ends: float | None = None
             if "X-Deadline" in headers or "X-Request-Timeout" in headers:
                 ends, line = deadline_of(headers, arrived, time.time)
                 own += line
-            return await self._relay(request, body, models, raw_id, own, arrived, ends)
+            asked = Asked(
+                request_id=request_id,
+                path=request.path,
+                name=peek.model,
+                models=self.catalog.resolve(peek.model),
+                peek=peek,
+                size=len(body),
+                client=client,
+                headers=headers,
+                arrived=arrived,
+                ends=ends,
+            )
+            self.gate.admit(asked)
+            try:
+                return await self._relay(request, asked, body, own)
+            finally:
+                self.gate.done(asked)
         except BadBody as e:
             return self._refuse(InvalidRequest(e.message, code=e.code, param=e.param), request_id)
         except RbeeError as e:
@@ -88,21 +108,13 @@ class Dispatcher:
             self.metrics.active -= 1
 
     async def _relay(
-        self,
-        request: web.Request,
-        body: bytes,
-        models: tuple[str, ...],
-        request_id: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        arrived: float,
-        ends: float | None,
+        self, request: web.Request, asked: Asked, body: bytes, headers: Sequence[tuple[bytes, bytes]]
     ) -> web.StreamResponse:
-        tried: dict[str, str] = {}
-        clock = self._clock
+        clock, gate, ends = self._clock, self.gate, asked.ends
         kind = RetryingRelay if request.version >= HttpVersion11 else None
         while True:
-            worker = (None if tried else self.registry.pick(models)) or await self.choose(models, tried, ends)
-            worker.in_flight += 1
+            worker = gate.try_enter(asked) or await gate.wait(asked)
+            seconds = None
             try:
                 sent = await self.splice.forward(
                     request,
@@ -110,22 +122,25 @@ class Dispatcher:
                     body=body,
                     headers=[*self.worker_headers, *headers] if worker.trusted else headers,
                     extra_headers=(
-                        (b"X-Request-Id", request_id),
+                        headers[0],
                         *worker.headers,
-                        (b"X-Rbee-Overhead-Ms", b"%.3f" % ((clock() - arrived) * 1e3)),
+                        (b"X-Rbee-Overhead-Ms", b"%.3f" % ((clock() - asked.arrived - asked.waited) * 1e3)),
                     ),
                     connect_timeout=defaults.CONNECT_TIMEOUT,
                     first_byte_timeout=defaults.FIRST_BYTE_TIMEOUT,
                     total_timeout=None if ends is None else max(ends - clock(), 0.001),
                     kind=kind,
                 )
+                outcome = sent.outcome
+                seconds = outcome.seconds if outcome.end == "completed" and outcome.status < 400 else None
             except UpstreamError as error:
-                tried[worker.worker_id] = self.failed(worker, error, ends)
+                asked.tried[worker.worker_id] = self.failed(worker, error, ends)
                 continue
             finally:
-                worker.in_flight -= 1
-            outcome = sent.outcome
-            self.metrics.count(worker.beat.model, worker.worker_id, outcome.status, outcome.end, clock() - arrived)
+                gate.leave(asked, worker, seconds)
+            self.metrics.count(
+                worker.beat.model, worker.worker_id, outcome.status, outcome.end, clock() - asked.arrived
+            )
             if outcome.first_byte_seconds is not None:
                 self.metrics.first_byte.add(outcome.first_byte_seconds)
             return sent
@@ -138,30 +153,6 @@ class Dispatcher:
             model = error.model
         self.metrics.requests[model, "", answer.status, "refused"] += 1
         return answer
-
-    async def choose(self, models: tuple[str, ...], tried: dict[str, str], ends: float | None) -> Worker:
-        """The worker to ask next; with a deadline, waits for one that loads, or that was up and had to refuse.
-
-        Raises Unavailable (NoWorker) or DeadlineExceeded.
-        """
-        while True:
-            left = None if ends is None else ends - self._clock()
-            if left is not None and left <= 0:
-                raise DeadlineExceeded("The request's deadline has passed.")
-            worker = self.registry.pick(models, tried) if len(tried) < MAX_TRIES else None
-            if worker is not None:
-                return worker
-            coming = any(w.coming for w in self.registry.of_models(models))
-            if left is None or not (coming or any(w in self.registry.workers for w in self._refused(tried))):
-                raise NoWorker(models, self.registry.reasons(models, tried), loading=coming)
-            if not await self.registry.changed(left):
-                raise DeadlineExceeded("The model did not get ready within the request's deadline.")
-            for worker_id in self._refused(tried):
-                del tried[worker_id]  # there is news: it may be able to answer now
-
-    @staticmethod
-    def _refused(tried: Mapping[str, str]) -> list[str]:
-        return [worker_id for worker_id, why in tried.items() if not why.startswith(UNREACHABLE)]
 
     def failed(self, worker: Worker, error: UpstreamError, ends: float | None) -> str:
         """Why this worker gave no answer; one that could not be reached is out until it answers a probe.
@@ -181,24 +172,3 @@ class Dispatcher:
             worker.unreachable = reason
             self._prober.probe(worker)
         return reason
-
-
-class NoWorker(Unavailable):
-    """Every worker that has the model is unable to answer now, or there is none."""
-
-    def __init__(self, models: tuple[str, ...], reasons: tuple[str, ...], *, loading: bool) -> None:
-        self.model = models[0] if models else ""
-        why = "; ".join(reason.rstrip(".") for reason in reasons[:5]) or "no worker runs it"
-        super().__init__(
-            f"No worker is ready for the model {self.model!r}: {why}.",
-            code="model_loading" if loading else "no_worker_ready",
-            retry_after=5.0 if loading else 10.0,
-        )
-        self.loading = loading
-
-    def body(self) -> bytes:
-        """OpenAI's error body, and what is loading."""
-        said = openai.error_object(str(self), openai.error_type(503), self.code)
-        if self.loading:
-            said["loading"] = {"state": "starting", "progress": None, "eta_seconds": None}
-        return codec.encode(said)

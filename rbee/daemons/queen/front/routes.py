@@ -58,7 +58,7 @@ class Endpoints:
 
     def routes(self) -> list[Route]:
         return [
-            *(Route("POST", path, self._dispatcher.handle) for path in INFERENCE_PATHS),
+            *(Route("POST", path, self._dispatcher.handle, "client") for path in INFERENCE_PATHS),
             Route("GET", "/v1/models", self.models),
             Route("GET", "/v1/models/{name:(?s:.+)}", self.model),
             Route("POST", "/v1/worker-heartbeat", self.worker_heartbeat),

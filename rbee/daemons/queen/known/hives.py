@@ -75,6 +75,7 @@ class Hives:
     def configure(self, hives: Iterable[KnownHive]) -> None:
         """The hives are these now: new ones are discovered, changed ones again, others forgotten."""
         wanted = {h.hive_id: h for h in hives}
+        self._registry.label({h.hive_id: h.labels for h in wanted.values()})
         for hive_id in [h for h in self.by_id if h not in wanted]:
             self._cancel(self.by_id.pop(hive_id))
         for hive_id, known in wanted.items():

@@ -32,7 +32,9 @@ class Worker:
         "foreign",
         "headers",
         "in_flight",
+        "labels",
         "last_seen",
+        "last_used",
         "picked",
         "slots",
         "status",
@@ -47,6 +49,10 @@ class Worker:
         self.trusted = trusted
         self.in_flight = 0
         self.picked = 0
+        #: When a request of this queen last began or ended there, on her clock; its discovery before the first.
+        self.last_used = now
+        #: Of its hive.
+        self.labels: Mapping[str, str] = NOBODY
         self.unreachable: str | None = None
         self.worker_id = beat.worker_id
         self.update(beat, now)
@@ -68,6 +74,11 @@ class Worker:
     @property
     def busy(self) -> int:
         return self.in_flight + self.foreign
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody has taken, as far as is known."""
+        return self.slots - self.in_flight - self.foreign
 
     @property
     def coming(self) -> bool:
@@ -106,6 +117,13 @@ class Registry:
         #: Changes with the set of models.
         self.generation = 0
         self._waiting: set[asyncio.Future[None]] = set()
+        self._labels: dict[str, Mapping[str, str]] = {}
+
+    def label(self, labels: Mapping[str, Mapping[str, str]]) -> None:
+        """The labels of all hives, by their ids; workers have those of theirs."""
+        self._labels = dict(labels)
+        for worker in self.workers.values():
+            worker.labels = self._labels.get(worker.beat.hive_id, NOBODY)
 
     def heartbeat(self, beat: WorkerHeartbeat, trusted: bool = True) -> Worker | None:
         """Takes in what a worker says of itself: it lives, so it is reachable from its side at least.
@@ -253,6 +271,7 @@ class Registry:
     def _add(self, worker: Worker) -> Worker:
         self.forget(worker.worker_id)
         self.workers[worker.worker_id] = worker
+        worker.labels = self._labels.get(worker.beat.hive_id, NOBODY)
         self._index(worker)
         return worker
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from rbee.adapters.splice import Answer, DiedMidAnswer, SseEvent, UpstreamError
-from rbee.contracts import codec, defaults
+from rbee.contracts import codec, defaults, openai
 from rbee.contracts.operations.inference import Infer, InferResponse
 from rbee.core.errors import RbeeError, Unreachable
 from rbee.daemons.jobs import JobContext
+from rbee.daemons.queen.admission.clients import Client
+from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.front.dispatch import Dispatcher
 from rbee.daemons.queen.front.relay import WorkerRefused
 from rbee.daemons.queen.known.registry import Worker
@@ -62,23 +64,44 @@ class InferHandler:
         Cancelled: the worker's connection closes at once.
         """
         started = self._clock()
-        models = self._dispatcher.catalog.resolve(asked.model)
+        dispatcher, gate = self._dispatcher, self._dispatcher.gate
         context.narrate("infer_start", f"Asking {asked.model}.", model=asked.model)
         body = codec.encode(_body(asked))
-        tried: dict[str, str] = {}
+        request = Asked(
+            request_id=context.job_id,
+            path=_TARGET,
+            name=asked.model,
+            models=dispatcher.catalog.resolve(asked.model),
+            peek=openai.peek(body),
+            size=len(body),
+            client=Client(),
+            headers={},
+            arrived=started,
+            ends=None,
+        )
+        gate.admit(request)
+        try:
+            return await self._ask(context, asked, request, body)
+        finally:
+            gate.done(request)
+
+    async def _ask(self, context: JobContext, asked: Infer, request: Asked, body: bytes) -> InferResponse:
+        gate = self._dispatcher.gate
         while True:
-            worker = await self._dispatcher.choose(models, tried, None)
-            worker.in_flight += 1
+            worker = gate.try_enter(request) or await gate.wait(request)
+            began, seconds = self._clock(), None
             try:
                 answer = await self._open(worker, body, context.job_id)
                 async with answer:
-                    return await self._read(context, asked, worker, answer, started)
+                    found = await self._read(context, asked, worker, answer, request.arrived)
+                    seconds = self._clock() - began
+                    return found
             except DiedMidAnswer as e:
                 raise Unreachable(f"The worker {worker.worker_id} stopped before the answer was whole: {e}.") from None
             except UpstreamError as e:
-                tried[worker.worker_id] = self._dispatcher.failed(worker, e, None)
+                request.tried[worker.worker_id] = self._dispatcher.failed(worker, e, None)
             finally:
-                worker.in_flight -= 1
+                gate.leave(request, worker, seconds)
 
     async def _open(self, worker: Worker, body: bytes, job_id: str) -> Answer:
         return await self._dispatcher.splice.open(
