@@ -21,6 +21,8 @@ BACKOFF_MAX: Final = 10.0
 CONNECT_TIMEOUT: Final = 5.0
 #: As long as OpenAI's clients wait. An answer that is no stream begins when it is whole: minutes, on a CPU.
 FIRST_BYTE_TIMEOUT: Final = 600.0
+#: What a worker that is taken for hung has to give one token, before it is started anew.
+SUSPECT_PATIENCE: Final = 10.0
 WORKER_START_TIMEOUT: Final = 300.0
 WORKER_DRAIN: Final = 30.0
 DAEMON_DRAIN: Final = 20.0

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The worker's heartbeat, straight to the queen: at every change (a few a second at most) and every interval.
 
-It never blocks serving and outlives any absence of the queen.
+It never blocks serving and outlives any absence of the queen. A queen that knows a newer worker of the same id says
+so in her answer. This one then goes on serving what it has and telling her: it gets no requests of hers, takes the
+other's place when that one goes, and only its own hive may end it (a clock that was set back must not).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from urllib.parse import urljoin
 
 import aiohttp
@@ -21,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: At most one heartbeat in this many seconds; what changes meanwhile goes into the next.
 SHORTEST = 0.25
+#: A queen that restarted hears of everybody within so many seconds, even where no hive tells her.
+LONGEST_WAIT = 4.0
 
 
 class Heartbeat:
@@ -37,6 +42,8 @@ class Heartbeat:
         self._session: aiohttp.ClientSession | None = None
         self._task: asyncio.Task[None] | None = None
         self._reached: bool | None = None
+        #: What the queen last said of us.
+        self.standing = "ok"
 
     def start(self) -> None:
         """Begins; the first heartbeat goes out at once."""
@@ -70,8 +77,8 @@ class Heartbeat:
                 backoff = defaults.BACKOFF_FIRST
                 await self._pause()
             else:
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, defaults.BACKOFF_MAX)
+                await asyncio.sleep(backoff * random.uniform(0.8, 1.0))  # noqa: S311 - not all of a fleet at once
+                backoff = min(backoff * 2, LONGEST_WAIT)
 
     def _phase(self) -> str:
         status = self._state.status
@@ -102,7 +109,7 @@ class Heartbeat:
                     self._url, data=codec.encode(self._state.heartbeat()), headers=self._headers
                 ) as answer,
             ):
-                await answer.read()
+                self._heed(await answer.read())
                 taken, why = answer.status < 300, f"it answered {answer.status}"
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as e:  # a host that is no name, too
             taken, why = False, words(e)
@@ -110,3 +117,15 @@ class Heartbeat:
             self._reached = taken
             log.log(logging.INFO if taken else logging.WARNING, "queen: %s", "reached" if taken else why)
         return taken
+
+    def _heed(self, body: bytes) -> None:
+        """Notes what the queen says of us; the log has each change of it once."""
+        try:
+            said = codec.decode(dict[str, object], body)
+        except codec.CodecError:
+            return
+        standing, reason = said.get("status"), said.get("reason")
+        if isinstance(standing, str) and standing != self.standing:
+            self.standing = standing[:40]
+            level = logging.INFO if standing == "ok" else logging.WARNING
+            log.log(level, "queen: says %s%s", self.standing, f": {str(reason)[:300]}" if reason else "")

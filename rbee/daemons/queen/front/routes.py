@@ -17,7 +17,7 @@ from rbee.daemons.middleware import json_response
 from rbee.daemons.queen.front.dispatch import Dispatcher
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.hives import Hives
-from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.known.registry import Refusal, Registry
 from rbee.daemons.queen.seen.metrics import Metrics
 
 B = TypeVar("B")
@@ -30,6 +30,12 @@ INFERENCE_PATHS = (
     "/v1/rerank",
     "/v1/messages",
 )
+#: What a worker is told whose heartbeat was not taken.
+_REFUSALS: dict[Refusal, str] = {
+    "replaced": "A newer worker of the same id is known, and well.",
+    "unknown_hive": "This fleet has no such hive.",
+    "untrusted": "A worker of the same id has shown the fleet's token.",
+}
 
 
 class Endpoints:
@@ -79,8 +85,13 @@ class Endpoints:
 
     async def worker_heartbeat(self, request: web.Request) -> web.StreamResponse:
         trusted = self._token is None or shows(request, self._token)
-        taken = self._registry.heartbeat(await _body(WorkerHeartbeat, request), trusted)
-        return json_response({"status": "ok" if taken is not None else "ignored"})
+        beat = await _body(WorkerHeartbeat, request)
+        refusal = self._registry.refusal(beat, trusted)
+        if refusal is not None:
+            status = "replaced" if refusal == "replaced" else "ignored"
+            return json_response({"status": status, "reason": _REFUSALS[refusal]})
+        self._registry.heartbeat(beat, trusted)
+        return json_response({"status": "ok"})
 
     async def hive_heartbeat(self, request: web.Request) -> web.StreamResponse:
         self._hives.heartbeat(await _body(HiveHeartbeat, request))

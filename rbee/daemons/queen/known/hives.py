@@ -24,7 +24,7 @@ from rbee.core.errors import NotFound, Unreachable
 from rbee.daemons.access import is_loopback
 from rbee.daemons.narrate import now as wall_now
 from rbee.daemons.queen.known.probe import Prober
-from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.known.registry import Registry, Worker
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,9 @@ class Hives:
         self._interval = interval
         self.by_id: dict[str, Hive] = {}
 
-    def configure(self, hives: Iterable[KnownHive]) -> None:
-        """The hives are these now: new ones are discovered, changed ones again, others forgotten."""
+    def configure(self, hives: Iterable[KnownHive]) -> list[Worker]:
+        """The hives are these now: new ones are discovered, changed ones again, others forgotten with their workers,
+        which are given back."""
         wanted = {h.hive_id: h for h in hives}
         self._registry.label({h.hive_id: h.labels for h in wanted.values()})
         for hive_id in [h for h in self.by_id if h not in wanted]:
@@ -89,6 +90,7 @@ class Hives:
                 self._cancel(old)
             hive = self.by_id[hive_id] = Hive(known)
             hive.task = asyncio.get_running_loop().create_task(self._discover(hive))
+        return self._registry.of_hives(wanted)
 
     @staticmethod
     def _cancel(hive: Hive) -> None:
@@ -160,14 +162,16 @@ class Hives:
         if hive.capabilities is None or beat.capability_changes is not None:
             hive.wake.set()  # see the whole of it again
         for change in beat.capability_changes.workers if beat.capability_changes else ():
+            known = self._registry.workers.get(change.worker_id)
+            theirs = known is not None and known.beat.hive_id == beat.hive_id  # else it has moved to another hive
             if change.action == "failed":
                 hive.failed[change.worker_id] = change.reason or ""
-                dropped = self._registry.drop(change.worker_id, f"failed: {change.reason or 'says its hive'}")
-                if dropped is not None:
-                    self._prober.probe(dropped)
+                if known is not None and theirs:
+                    self._registry.drop(change.worker_id, f"failed: {change.reason or 'says its hive'}")
+                    self._prober.probe(known)
             else:
                 hive.failed.pop(change.worker_id, None)
-                if change.action == "removed":
+                if change.action == "removed" and theirs:
                     self._registry.forget(change.worker_id)
 
     def _seen(self, hive: Hive) -> None:

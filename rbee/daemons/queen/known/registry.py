@@ -6,103 +6,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from urllib.parse import urlsplit
+from typing import Literal
 
-from rbee.adapters.splice import Upstream
 from rbee.contracts import defaults
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.core.errors import InvalidRequest
 from rbee.core.records import WorkerRecord
 from rbee.core.routing import reasons, route, why_not
+from rbee.daemons.queen.known.worker import NOBODY, PROBED, Worker, beat_of, upstream_of
+
+__all__ = ["NOBODY", "PROBED", "Refusal", "Registry", "Worker", "upstream_of"]
 
 log = logging.getLogger(__name__)
 
+#: Why a worker's heartbeat was not taken.
+Refusal = Literal["replaced", "unknown_hive", "untrusted"]
+
 #: A worker that was silent for this many times STALE_AFTER is forgotten.
 _FORGET = 10
-#: Of a worker that only its hive has vouched for.
-PROBED = "being probed"
-NOBODY: Mapping[str, str] = {}
-
-
-class Worker:
-    """A worker as the queen knows it: its last heartbeat, what the queen itself sent it, whether it answers."""
-
-    __slots__ = (
-        "beat",
-        "foreign",
-        "headers",
-        "in_flight",
-        "labels",
-        "last_seen",
-        "last_used",
-        "picked",
-        "slots",
-        "status",
-        "trusted",
-        "unreachable",
-        "upstream",
-        "worker_id",
-    )
-
-    def __init__(self, beat: WorkerHeartbeat, now: float, trusted: bool) -> None:
-        #: Whether it may be shown the fleet's token: it has shown it itself, or a hive of the fleet told of it.
-        self.trusted = trusted
-        self.in_flight = 0
-        self.picked = 0
-        #: When a request of this queen last began or ended there, on her clock; its discovery before the first.
-        self.last_used = now
-        #: Of its hive.
-        self.labels: Mapping[str, str] = NOBODY
-        self.unreachable: str | None = None
-        self.worker_id = beat.worker_id
-        self.update(beat, now)
-
-    def update(self, beat: WorkerHeartbeat, now: float) -> None:
-        self.beat = beat
-        self.status: str = beat.status
-        self.slots = beat.slots
-        self.upstream = upstream_of(beat.url)
-        #: Requests that it has from others than this queen.
-        self.foreign = max(0, beat.slots_busy - self.in_flight)
-        self.last_seen = now
-        #: What an answer says about who gave it.
-        self.headers = (
-            (b"X-Rbee-Worker", _header_value(beat.worker_id)),
-            (b"X-Rbee-Hive", _header_value(beat.hive_id)),
-        )
-
-    @property
-    def busy(self) -> int:
-        return self.in_flight + self.foreign
-
-    @property
-    def free(self) -> int:
-        """Slots that nobody has taken, as far as is known."""
-        return self.slots - self.in_flight - self.foreign
-
-    @property
-    def coming(self) -> bool:
-        """Whether it may be ready soon: it loads, or has only to answer its first probe."""
-        return self.status == "starting" or self.unreachable == PROBED
-
-    @property
-    def reason(self) -> str | None:
-        return self.beat.reason
-
-
-def upstream_of(url: str) -> Upstream:
-    """Host and port of a worker's URL. Raises InvalidRequest."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "http" and parts.hostname and parts.port:
-            return Upstream(parts.hostname, parts.port)
-    except ValueError:
-        pass
-    raise InvalidRequest(f"{url!r} is not a worker's URL.", mend="Write it like http://192.168.1.20:9300.")
-
-
-def _header_value(text: str) -> bytes:
-    return text.encode("ascii", "replace").replace(b"\r", b"?").replace(b"\n", b"?").replace(b"\0", b"?")
 
 
 class Registry:
@@ -118,6 +39,21 @@ class Registry:
         self.generation = 0
         self._waiting: set[asyncio.Future[None]] = set()
         self._labels: dict[str, Mapping[str, str]] = {}
+        #: Hives whose workers are taken in; None: this queen was never told of hives, and takes in any.
+        self._hives: frozenset[str] | None = None
+
+    def of_hives(self, hives: Iterable[str]) -> list[Worker]:
+        """The fleet's hives are these now. Workers of others are forgotten at once and given back; what they say later
+        is ignored. A queen that was never told of any hive believes workers without one."""
+        known = frozenset(hives)
+        if known or self._hives is not None:
+            self._hives = known
+        gone = [w for w in self.workers.values() if self._hives is not None and w.beat.hive_id not in self._hives]
+        for worker in gone:
+            self.forget(worker.worker_id)
+        if gone:
+            self._tell()
+        return gone
 
     def label(self, labels: Mapping[str, Mapping[str, str]]) -> None:
         """The labels of all hives, by their ids; workers have those of theirs."""
@@ -128,12 +64,12 @@ class Registry:
     def heartbeat(self, beat: WorkerHeartbeat, trusted: bool = True) -> Worker | None:
         """Takes in what a worker says of itself: it lives, so it is reachable from its side at least.
 
-        `trusted`: it has shown the fleet's token (or there is none). None when it is ignored: an older process of
-        the same id, or one without the token that takes a trusted one's place. Raises InvalidRequest for a bad URL.
+        `trusted`: it has shown the fleet's token (or there is none). None when it is ignored, for the reason that
+        `refusal` gives. Raises InvalidRequest for a bad URL.
         """
-        known, now = self.workers.get(beat.worker_id), self._clock()
-        if known is not None and (self._outlived(known, beat, now) or (known.trusted and not trusted)):
+        if self.refusal(beat, trusted) is not None:
             return None
+        known, now = self.workers.get(beat.worker_id), self._clock()
         if known is None or known.beat.started_at != beat.started_at or known.trusted != trusted:
             known = self._add(Worker(beat, now, trusted))
             self._evict(known)
@@ -142,11 +78,24 @@ class Registry:
         else:
             self._unindex(known)
             known.update(beat, now)
-            known.unreachable = None
+            if not known.held:
+                known.unreachable = None
             self._index(known)
             self._evict(known)
         self._tell()
         return known
+
+    def refusal(self, beat: WorkerHeartbeat, trusted: bool = True) -> Refusal | None:
+        """Why it is not taken in: an older process of the same id, a worker of a hive that is not of this fleet, or
+        one without the token that takes a trusted one's place. None: it is."""
+        if self._hives is not None and beat.hive_id not in self._hives:
+            return "unknown_hive"
+        known = self.workers.get(beat.worker_id)
+        if known is None:
+            return None
+        if self._outlived(known, beat, self._clock()):
+            return "replaced"
+        return "untrusted" if known.trusted and not trusted else None
 
     def _outlived(self, known: Worker, beat: WorkerHeartbeat, now: float) -> bool:
         """Whether an older process says it, while a newer one is well. When the newer one is not, the start times
@@ -170,15 +119,17 @@ class Registry:
             if record.status == "unloaded":
                 # Nothing to probe: it is there to be seen, and why, until its hive starts it again or removes it.
                 if known is None or record.started_at >= known.beat.started_at:
-                    self._add(Worker(_beat_of(record, hive_id), self._clock(), trusted=True))
+                    self._add(Worker(beat_of(record, hive_id), self._clock(), trusted=True))
                 continue
+            if known is not None and known.held and known.beat.started_at >= record.started_at:
+                continue  # who took it out of routing brings it back
             failed = record.status in ("failed", "dead")
             if known is not None and known.beat.started_at >= record.started_at and known.unreachable is None:
                 if failed and known.status not in ("failed", "dead", "stopping"):
                     known.unreachable = f"{record.status}: {record.reason or 'says its hive'}"
                     new.append(known)
                 continue
-            worker = self._add(Worker(_beat_of(record, hive_id), self._clock(), trusted=True))
+            worker = self._add(Worker(beat_of(record, hive_id), self._clock(), trusted=True))
             if not failed:
                 worker.unreachable = PROBED
                 new.append(worker)
@@ -187,18 +138,28 @@ class Registry:
     def drop(self, worker_id: str, reason: str) -> Worker | None:
         """No more requests to it until `restore` or a heartbeat of a newer process."""
         worker = self.workers.get(worker_id)
-        if worker is not None:
+        if worker is not None and not worker.held:
             worker.unreachable = reason
         return worker
 
     def restore(self, worker: Worker, status: str | None = None) -> None:
-        """It answered a probe. Nothing when it has been replaced meanwhile."""
-        if self.workers.get(worker.worker_id) is worker:
+        """It answered a probe. Nothing when it has been replaced meanwhile, or is held."""
+        if self.workers.get(worker.worker_id) is worker and not worker.held:
             worker.unreachable = None
             worker.last_seen = self._clock()
             if status is not None:
                 worker.status = status
             self._tell()
+
+    def hold(self, worker: Worker, reason: str) -> None:
+        """No more requests to it, whatever it answers, until `release` or a heartbeat of a newer process."""
+        worker.held, worker.unreachable = True, reason
+
+    def release(self, worker: Worker) -> None:
+        """It may be routed to again."""
+        if worker.held:
+            worker.held = False
+            self.restore(worker)
 
     def forget(self, worker_id: str) -> Worker | None:
         """It is gone for good, says its hive."""
@@ -295,20 +256,3 @@ class Registry:
             older = self._outlived(other, newest.beat, newest.last_seen)
             if not older and (newest.trusted or not other.trusted):
                 self.forget(other.worker_id)
-
-
-def _beat_of(record: WorkerRecord, hive_id: str) -> WorkerHeartbeat:
-    return WorkerHeartbeat(
-        worker_id=record.worker_id,
-        hive_id=hive_id,
-        model=record.model,
-        engine=record.engine,
-        worker_type=record.worker_type,
-        device=record.device,
-        url=record.url,
-        status=record.status,
-        slots=record.slots,
-        context_length=record.context_length,
-        started_at=record.started_at,
-        reason=record.reason,
-    )
