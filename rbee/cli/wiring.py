@@ -18,13 +18,14 @@ import psutil
 from rbee.adapters import gguf, shipped
 from rbee.adapters.hive_api import HttpHiveApi
 from rbee.adapters.local_shell import LocalShell
+from rbee.adapters.machines import open_shell
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.adapters.queen_api import HttpQueenApi
 from rbee.adapters.secrets import load_token, make_token, write_secret
 from rbee.contracts import codec
 from rbee.contracts.configs import QueenConfig
 from rbee.core.errors import RbeeError
-from rbee.core.memory import DEFAULT_PARALLEL, context_for, llama_cpp_bytes
+from rbee.core.memory import DEFAULT_PARALLEL, window, worker_bytes
 from rbee.core.spec import HiveSpec, ModelSpec, WorkerSpec
 from rbee.fleet.ports import HiveApi, QueenApi, Shell
 
@@ -51,7 +52,7 @@ class RealMachines:
     def shell(self, hive: HiveSpec) -> Shell:
         with self._lock:
             if hive.name not in self._shells:
-                self._shells[hive.name] = _open(hive)
+                self._shells[hive.name] = open_shell(hive.name, hive.ssh)
             return self._shells[hive.name]
 
     def hive_api(self, hive: HiveSpec, url: str) -> HiveApi:
@@ -68,15 +69,6 @@ class RealMachines:
             shells, self._shells = list(self._shells.values()), {}
         for shell in shells:
             shell.close()
-
-
-def _open(hive: HiveSpec) -> Shell:
-    if hive.ssh is None:
-        return LocalShell(hive.name)
-    # Here, not above: fleets of one machine need no SSH library.
-    from rbee.adapters.ssh import SshShell
-
-    return SshShell(hive.name, hive.ssh)
 
 
 class RealHome:
@@ -151,8 +143,14 @@ def predict_memory(model: ModelSpec, worker: WorkerSpec) -> int | None:
     except (RbeeError, OSError):
         return None  # a broken file is told by the hive, with the engine's own words
     options = worker.options
-    context = context_for(header.context_length, options.context_length)
-    return llama_cpp_bytes(header.shape, context=context, parallel=options.parallel or DEFAULT_PARALLEL)
+    given = window(
+        options.task,
+        trained=header.context_length,
+        causal=header.shape.causal,
+        context_length=options.context_length,
+        batch_size=options.batch_size,
+    )
+    return worker_bytes(header.shape, options.task, given=given, parallel=options.parallel or DEFAULT_PARALLEL)
 
 
 def own_addresses() -> frozenset[str]:
