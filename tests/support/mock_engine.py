@@ -121,7 +121,10 @@ class _Connection(asyncio.Protocol):
         self.room.set()
 
     def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:  # some gateways try HTTP/2 first
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         self.url = b""

@@ -92,9 +92,9 @@ def process(argv: list[str], core: int, **options: object) -> Iterator[subproces
             started.stdout.close()
 
 
-def wait_for(port: int, started: subprocess.Popen[str]) -> None:
+def wait_for(port: int, started: subprocess.Popen[str], patience: float = 20) -> None:
     """Waits until something listens on `port`."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline and started.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
             return
@@ -120,13 +120,16 @@ async def cost(running: Running, work: Awaitable[object], units: float) -> float
 
 async def measure(running: Running, size: Size) -> dict[str, float]:
     """One round with one contender."""
-    port = running.port
-    chunks = size.streams * (size.tokens + 1) / 1e6
+    port, share, exact = running.port, running.contender.share, not running.contender.rewrites
+    requests, large, firsts = (max(16, int(n * share)) for n in (size.requests, size.large, size.firsts))
+    count = max(4, int(size.streams * share))
+    chunks = count * (size.tokens + 1) / 1e6
+    streams = load.streams(port, count=count, tokens=size.tokens, rate=50, exact=exact)
     return {
-        "request": await cost(running, load.plain(port, total=size.requests), size.requests / 1000),
-        "request_32k": await cost(running, load.plain(port, total=size.large, prompt=32768), size.large / 1000),
-        "chunk": await cost(running, load.streams(port, count=size.streams, tokens=size.tokens, rate=50), chunks),
-        "first_token_ms": await load.first_token(port, total=size.firsts) * 1000,
+        "request": await cost(running, load.plain(port, total=requests, exact=exact), requests / 1000),
+        "request_32k": await cost(running, load.plain(port, total=large, prompt=32768, exact=exact), large / 1000),
+        "chunk": await cost(running, streams, chunks),
+        "first_token_ms": await load.first_token(port, total=firsts, exact=exact) * 1000,
         "rss_mb": psutil.Process(running.pid).memory_info().rss / 2**20,
     }
 
@@ -135,7 +138,8 @@ async def rounds(everyone: list[Running], size: Size, say: Callable[[str], None]
     """Medians over interleaved rounds, by contender and measure; the time to the first token is what is added."""
     found: dict[str, list[dict[str, float]]] = {running.contender.name: [] for running in everyone}
     for running in everyone:
-        await load.plain(running.port, total=300)
+        few = max(16, int(300 * running.contender.share))
+        await load.plain(running.port, total=few, exact=not running.contender.rewrites)
     for number in range(size.rounds):
         for running in everyone:
             say(f"round {number + 1}/{size.rounds}: {running.contender.name}")
@@ -154,8 +158,12 @@ def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
     """What the goals speak of, for those contenders that ran."""
     found: dict[str, float] = {}
     for name in medians:
-        if name in ("direct", "nginx", "aiohttp relay"):
+        if name not in ("splice", "queen"):
             continue
+        for peer, goal in (("vllm-router", "0.8"), ("sglang-router", "-"), ("LiteLLM", "0.02")):
+            if peer in medians:
+                key = f"{name}: CPU per request / {peer}'s (goal {goal})"
+                found[key] = medians[name]["request"] / medians[peer]["request"]
         found[f"{name}: CPU per request / aiohttp relay's (goal 0.35)"] = (
             medians[name]["request"] / medians["aiohttp relay"]["request"]
         )
@@ -178,15 +186,18 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     """Runs it all."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gateway", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="under 40 seconds instead of under 5 minutes")
+    parser.add_argument("--quick", action="store_true", help="under a minute, without other people's gateways")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="these, besides direct")
     parser.add_argument("--json", type=Path, help="where to write the figures (default: a temporary file)")
     asked = parser.parse_args()
     size = QUICK if asked.quick else FULL
     chosen = [one for one in CONTENDERS if not asked.only or one.name in asked.only or one.argv is None]
-    for one in [one for one in chosen if one.missing]:
-        print(f"without {one.name}: no {one.needs} on this machine", file=sys.stderr)
-        chosen.remove(one)
+    if asked.quick and not asked.only:
+        chosen = [one for one in chosen if one.peer is None]
+    for one in list(chosen):
+        if why := one.missing(lambda line: print(line, file=sys.stderr)):
+            print(f"without {one.name}: {why}", file=sys.stderr)
+            chosen.remove(one)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pin(os.getpid(), 1)
@@ -201,8 +212,9 @@ def main() -> None:
                 continue
             setup = Setup(engine_port, free_port(), folder / one.name.replace(" ", "-"))
             setup.dir.mkdir()
-            started = stack.enter_context(process(one.argv(setup), 0))
-            wait_for(setup.port, started)
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} if one.peer else {}
+            started = stack.enter_context(process(one.argv(setup), 0, **quiet))
+            wait_for(setup.port, started, one.patience)
             everyone.append(Running(one, setup.port, started.pid))
         medians = uvloop.run(rounds(everyone, size, lambda line: print(line, file=sys.stderr)))
     compared = ratios(medians) if "aiohttp relay" in medians else {}

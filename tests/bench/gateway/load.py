@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import statistics
 import time
@@ -32,8 +33,10 @@ def request(stream: bool, prompt: int = 60, **script: Any) -> bytes:
 class _Asker(asyncio.Protocol):
     """One connection that sends the request again as long as `more()` says so."""
 
-    def __init__(self, payload: bytes, expected: bytes, more: Callable[[], bool]) -> None:
+    def __init__(self, payload: bytes, expected: bytes | None, more: Callable[[], bool]) -> None:
+        """`expected` None: any answer with status 200 will do."""
         self.payload, self.expected, self.more = payload, expected, more
+        self.arrivals: list[float] | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.parser = httptools.HttpResponseParser(self)
         self.pieces: list[bytes] = []
@@ -61,13 +64,17 @@ class _Asker(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         if not self.pieces:
             self.first_bytes.append(time.perf_counter() - self.sent)
+        if self.arrivals is not None:
+            self.arrivals += [time.perf_counter()] * data.count(b"\n\n")
         self.pieces.append(data)
 
     def on_message_complete(self) -> None:
-        if self.parser.get_status_code() == 200 and b"".join(self.pieces) == self.expected:
+        right = self.expected is None or b"".join(self.pieces) == self.expected
+        if self.parser.get_status_code() == 200 and right:
             self.next()
         else:
-            self.fail(f"{self.parser.get_status_code()}, {len(b''.join(self.pieces))} of {len(self.expected)} bytes")
+            got, wanted = b"".join(self.pieces), self.expected or b""
+            self.fail(f"{self.parser.get_status_code()}, {len(got)} of {len(wanted)} bytes: {got[:200]!r}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail("the connection was closed")
@@ -77,7 +84,9 @@ class _Asker(asyncio.Protocol):
             self.done.set_exception(WrongAnswer(why))
 
 
-async def _run(port: int, clients: int, total: int, payload: bytes, expected: bytes) -> list[_Asker]:
+async def _run(
+    port: int, clients: int, total: int, payload: bytes, expected: bytes | None, *, timed: bool = False
+) -> list[_Asker]:
     left = total
 
     def more() -> bool:
@@ -90,23 +99,42 @@ async def _run(port: int, clients: int, total: int, payload: bytes, expected: by
         (await loop.create_connection(lambda: _Asker(payload, expected, more), "127.0.0.1", port))[1]
         for _ in range(clients)
     ]
-    await asyncio.wait_for(asyncio.gather(*(asker.done for asker in askers)), 120)
+    if timed:
+        for asker in askers:
+            asker.arrivals = []
+    await asyncio.wait_for(asyncio.gather(*(asker.done for asker in askers)), 300)
     return askers
 
 
-async def plain(port: int, *, total: int, clients: int = 16, prompt: int = 60) -> None:
+async def plain(port: int, *, total: int, clients: int = 16, prompt: int = 60, exact: bool = True) -> None:
     """`total` requests for one whole answer each."""
-    await _run(port, clients, total, request(False, prompt), plain_body())
+    await _run(port, clients, total, request(False, prompt), plain_body() if exact else None)
 
 
-async def streams(port: int, *, count: int, tokens: int, rate: float) -> None:
+def _stream(tokens: int) -> bytes:
+    return b"".join(event(index) for index in range(tokens)) + b"data: [DONE]\n\n"
+
+
+async def streams(port: int, *, count: int, tokens: int, rate: float, exact: bool = True) -> None:
     """`count` streams at once, each of `tokens` events at `rate` a second."""
-    expected = b"".join(event(index) for index in range(tokens)) + b"data: [DONE]\n\n"
-    await _run(port, count, count, request(True, tokens=tokens, interval=1 / rate), expected)
+    payload = request(True, tokens=tokens, interval=1 / rate)
+    await _run(port, count, count, payload, _stream(tokens) if exact else None)
 
 
-async def first_token(port: int, *, total: int) -> float:
+async def delays(port: int, *, count: int, tokens: int, rate: float) -> list[float]:
+    """As `streams`; by how much each event came later after the one before than it was sent, in seconds, sorted."""
+    payload = request(True, tokens=tokens, interval=1 / rate)
+    askers = await _run(port, count, count, payload, _stream(tokens), timed=True)
+    late = [
+        after - before - 1 / rate
+        for asker in askers
+        # The last one is the end, which comes at once.
+        for before, after in itertools.pairwise((asker.arrivals or [])[:-1])
+    ]
+    return sorted(late)
+
+
+async def first_token(port: int, *, total: int, exact: bool = True) -> float:
     """The median time to the first event, one client, in seconds."""
-    expected = event(0) + b"data: [DONE]\n\n"
-    askers = await _run(port, 1, total, request(True, tokens=1), expected)
+    askers = await _run(port, 1, total, request(True, tokens=1), _stream(1) if exact else None)
     return statistics.median(askers[0].first_bytes)
