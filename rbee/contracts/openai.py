@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""OpenAI's wire words: error bodies, and the two fields of a request that we look at."""
+"""OpenAI's wire words: error bodies, and what of a request's body we look at."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
+from zlib import crc32
 
 import msgspec
 
@@ -79,25 +81,61 @@ class Peek(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
 
 
+_NONE: Final = msgspec.Raw()
+
+
 class _Wire(msgspec.Struct):
+    """What must be right."""
+
     model: str | None = None
     stream: bool | None = None
 
 
-_decoder: Final = msgspec.json.Decoder(_Wire)
+class _Turn(msgspec.Struct, gc=False):
+    role: msgspec.Raw = _NONE
+    content: msgspec.Raw = _NONE
+
+
+class _Whole(_Wire):
+    """And what is looked at when it has the common shape. A `Raw` is a view of the body, not a copy."""
+
+    messages: list[_Turn] | None = None
+    prompt: msgspec.Raw = _NONE
+    input: msgspec.Raw = _NONE
+    #: What a conversation begins with in the words of Anthropic and of the Responses API.
+    system: msgspec.Raw = _NONE
+    instructions: msgspec.Raw = _NONE
+    tools: msgspec.Raw = _NONE
+    max_tokens: msgspec.Raw = _NONE
+    max_completion_tokens: msgspec.Raw = _NONE
+
+
+_wire: Final = msgspec.json.Decoder(_Wire)
+_whole: Final = msgspec.json.Decoder(_Whole)
+
+#: A body larger than this, with more objects in it than that, is nobody's conversation: it is not taken apart.
+_LARGE, _OBJECTS = 256 * 1024, 50_000
+#: How much of a leading message tells it from others, and of a prompt: about 256 characters.
+_HASHED, _PROMPT = 2048, 256
+#: Among so many messages the first one of the user is looked for.
+_LEADING = 8
+_SYSTEM: Final = (b'"system"', b'"developer"')
+_IMAGE: Final = re.compile(rb'"type"[ \t\r\n]*:[ \t\r\n]*"(?:image_url|input_image|image)"')
+_NOTHING: Final = (b"", b"null", b"[]", b"{}")
 
 
 def peek(body: bytes) -> Peek:
-    """Reads `model` and `stream` and skips the rest; the bytes stay untouched.
+    """Reads `model` and `stream`, and a few facts that routing asks for; the bytes stay untouched.
 
     The whole body is checked to be JSON, at about memory speed. A key given twice counts with its last
     value, as for the engines. Raises BadBody: not JSON (with the position), not an object, a `model` that is
-    no string or is empty, a `stream` that is no boolean.
+    no string or is empty, a `stream` that is no boolean. Nothing else is refused: what has an odd type is as if
+    it were not there.
     """
     if not body:
         raise BadBody("The request has no body; a JSON object is needed.", "empty_body")
     try:
-        found = _decoder.decode(body)
+        found = _decoded(body)
     except msgspec.ValidationError as error:
         raise _bad_field(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -107,7 +145,81 @@ def peek(body: bytes) -> Peek:
         raise BadBody("The request body is nested too deeply.", "invalid_json") from error
     if found.model == "":
         raise BadBody("`model` is empty; give the name of a model.", "invalid_value", "model")
-    return Peek(found.model, bool(found.stream))
+    if type(found) is not _Whole:
+        return Peek(found.model, bool(found.stream))
+    turns = found.messages or ()
+    return Peek(
+        found.model,
+        bool(found.stream),
+        len(turns),
+        _prefix(found),
+        found.tools is not _NONE and _begins(found.tools, 5) not in _NOTHING,
+        _has_images(found),
+        _number(found.max_completion_tokens) or _number(found.max_tokens),
+    )
+
+
+def _decoded(body: bytes) -> _Wire:
+    if len(body) <= _LARGE or body.count(b"{") <= _OBJECTS:
+        try:
+            return _whole.decode(body)
+        except msgspec.ValidationError:
+            pass  # perhaps of a field that does not matter
+    return _wire.decode(body)
+
+
+def _prefix(found: _Whole) -> int | None:
+    """A checksum of what all turns of a conversation begin with: instructions, the system's message, the first of the
+    user. The same in every process."""
+    seen, turns = 0, found.messages
+    if turns:
+        for turn in turns if len(turns) <= _LEADING else turns[:_LEADING]:
+            role = _begins(turn.role, 12)
+            if role in _SYSTEM:
+                seen = _checksum(turn.content, seen)
+            elif role == b'"user"':
+                seen = _checksum(turn.content, seen)
+                break
+        else:
+            seen = _checksum(turns[0].content, seen)
+    elif found.prompt is not _NONE:
+        seen = crc32(memoryview(found.prompt)[:_PROMPT])
+    elif found.input is not _NONE:
+        seen = crc32(memoryview(found.input)[:_PROMPT])
+    else:
+        return None
+    if found.system is not _NONE:
+        seen = _checksum(found.system, seen)
+    if found.instructions is not _NONE:
+        seen = _checksum(found.instructions, seen)
+    return seen
+
+
+def _checksum(text: msgspec.Raw, before: int) -> int:
+    """Of its first bytes and its length, after what came `before`."""
+    view = memoryview(text)
+    return crc32(view[:_HASHED], before ^ len(view))
+
+
+def _has_images(found: _Whole) -> bool:
+    """Whether a part of a message, or of the Responses API's input, is an image."""
+    if found.messages:
+        return any(turn.content is not _NONE and _images_in(turn.content) for turn in found.messages)
+    return found.input is not _NONE and _images_in(found.input)
+
+
+def _images_in(content: msgspec.Raw) -> bool:
+    return _begins(content, 1) == b"[" and _IMAGE.search(memoryview(content)) is not None
+
+
+def _begins(text: msgspec.Raw, length: int) -> bytes:
+    return bytes(memoryview(text)[:length])
+
+
+def _number(text: msgspec.Raw) -> int | None:
+    view = memoryview(text)
+    said = bytes(view) if len(view) < 10 else b""
+    return int(said) if said.isdigit() else None
 
 
 def fields(body: bytes) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rbee.adapters.splice import (
     Upstream,
     UpstreamError,
 )
-from rbee.adapters.splice.connection import Exchange
+from rbee.adapters.splice.exchange import Exchange
 from tests.support.gateway import Client, asked, client_of, error_of, serving, stream_of, until
 from tests.support.mock_engine import MockEngine, Script, chunk, event
 

@@ -67,7 +67,115 @@ def test_each_status_has_its_type(status: int, kind: str) -> None:
     ],
 )
 def test_the_peek_finds_model_and_stream(body: bytes, found: Peek) -> None:
-    assert peek(body) == found
+    seen = peek(body)
+    assert (seen.model, seen.stream) == (found.model, found.stream)
+
+
+def seen_in(**fields: object) -> Peek:
+    return peek(json.dumps({"model": "m", **fields}).encode())
+
+
+SYSTEM = {"role": "system", "content": "You are terse."}
+FIRST = {"role": "user", "content": "Who are you?"}
+LATER = [{"role": "assistant", "content": "Bee."}, {"role": "user", "content": "And who am I?"}]
+
+
+@pytest.mark.parametrize(
+    "lead",
+    [
+        [FIRST],
+        [SYSTEM, FIRST],
+        [{**SYSTEM, "role": "developer"}, FIRST],
+        [{"role": "assistant", "content": "Hi"}, FIRST],
+    ],
+)
+def test_all_turns_of_a_conversation_have_one_prefix_and_no_other_has_it(lead: list[dict[str, str]]) -> None:
+    first, later = seen_in(messages=lead), seen_in(messages=[*lead, *LATER], stream=True, temperature=1)
+    assert (first.messages, later.messages) == (len(lead), len(lead) + 2)
+    assert first.prefix == later.prefix is not None
+    other = [*lead[:-1], {"role": "user", "content": "Who are you!"}]
+    assert seen_in(messages=other).prefix != first.prefix
+    assert seen_in(messages=[{"role": "system", "content": "Sing."}, *lead]).prefix != first.prefix
+    assert seen_in(messages=lead, system="Sing.").prefix != first.prefix
+    assert seen_in(messages=lead, instructions="Sing.").prefix != first.prefix
+
+
+def test_the_length_tells_leading_messages_apart_that_begin_alike() -> None:
+    long = "x" * 10_000
+    one, two = (seen_in(messages=[{"role": "user", "content": long + more}]).prefix for more in ("", "y"))
+    assert one != two
+
+
+def test_without_a_user_the_first_message_leads() -> None:
+    lone = [{"role": "assistant", "content": "a"}]
+    assert seen_in(messages=lone).prefix == seen_in(messages=[*lone, {"role": "tool", "content": "b"}]).prefix
+    many = [{"role": "assistant", "content": str(n)} for n in range(20)]
+    assert seen_in(messages=many).prefix == seen_in(messages=[*many, FIRST]).prefix
+
+
+@pytest.mark.parametrize("name", ["prompt", "input"])
+def test_a_prompt_has_a_prefix_of_its_first_characters(name: str) -> None:
+    lead = "p" * 300
+    assert seen_in(**{name: lead}).prefix == seen_in(**{name: lead + " more"}).prefix is not None
+    assert seen_in(**{name: "q" + lead}).prefix != seen_in(**{name: lead}).prefix
+    assert seen_in().prefix is None
+    assert seen_in(messages=[]).prefix is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"tools": [{"type": "function"}]}, Peek("m", tools=True)),
+        ({"tools": []}, Peek("m")),
+        ({"tools": None}, Peek("m")),
+        ({"max_tokens": 7}, Peek("m", max_tokens=7)),
+        ({"max_tokens": 7, "max_completion_tokens": 9}, Peek("m", max_tokens=9)),
+        ({"max_tokens": 7, "max_completion_tokens": None}, Peek("m", max_tokens=7)),
+        ({"max_tokens": -1}, Peek("m")),
+        ({"max_tokens": 1.5}, Peek("m")),
+        ({"max_tokens": "7"}, Peek("m")),
+        ({"max_tokens": 10**30}, Peek("m")),
+    ],
+)
+def test_what_routing_asks_for_is_found(fields: dict[str, object], found: Peek) -> None:
+    assert seen_in(**fields) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "images"),
+    [
+        ([{"type": "image_url", "image_url": {"url": "data:..."}}], True),
+        ([{"type": "text", "text": "a"}, {"type": "input_image"}], True),
+        ([{"type": "image", "source": {}}], True),
+        ([{"type": "text", "text": 'an "image" and {"type":"image_url"}'}], False),
+        ('{"type": "image_url"}', False),
+        (None, False),
+        (5, False),
+    ],
+)
+def test_images_are_seen_where_they_are_parts_of_a_message(content: object, images: bool) -> None:
+    assert seen_in(messages=[FIRST, {"role": "user", "content": content}]).images is images
+    assert seen_in(input=content).images is images
+    assert not seen_in(messages=[{"role": "assistant", "tool_calls": []}]).images
+
+
+@pytest.mark.parametrize("odd", [5, "x", {}, [1], [[]], ["x"], [None], True])
+def test_an_odd_type_of_another_field_is_as_if_it_were_not_there(odd: object) -> None:
+    seen = seen_in(messages=odd, stream=True)
+    assert (seen.model, seen.stream, seen.prefix) == ("m", True, None)
+    for field in ("tools", "max_tokens", "max_completion_tokens", "prompt", "input", "system", "instructions"):
+        seen = seen_in(**{field: odd, "messages": [FIRST]})
+        assert (seen.model, seen.messages) == ("m", 1)
+    for part in ("role", "content"):
+        assert seen_in(messages=[{**FIRST, part: odd}]).messages == 1
+
+
+def test_a_body_made_of_countless_objects_is_not_taken_apart() -> None:
+    body = b'{"model": "m", "stream": true, "messages": [' + b"{}," * 200_000 + b"{}]}"
+    assert peek(body) == Peek("m", stream=True)
+    text = "a { b " * 60_000
+    assert seen_in(messages=[{"role": "user", "content": text}]).model == "m"
+    assert seen_in(messages=[{"role": "user", "content": "x" * 300_000}]).messages == 1
 
 
 @pytest.mark.parametrize(
@@ -121,7 +229,25 @@ def test_whatever_else_a_request_holds_is_skipped(
     rest: dict[str, object], model: str | None, stream: bool, ascii_only: bool
 ) -> None:
     body = json.dumps({**rest, "model": model, "stream": stream}, ensure_ascii=ascii_only)
-    assert peek(body.encode("utf-8", "surrogatepass")) == Peek(model, stream)
+    seen = peek(body.encode("utf-8", "surrogatepass"))
+    assert (seen.model, seen.stream) == (model, stream)
+
+
+_NAMES = st.sampled_from(
+    ["messages", "tools", "prompt", "input", "system", "instructions", "max_tokens", "max_completion_tokens"]
+)
+_TURNS = st.lists(st.dictionaries(st.sampled_from(["role", "content", "name"]), _JSON, max_size=3), max_size=4)
+
+
+@given(st.dictionaries(_NAMES, _JSON | _TURNS, max_size=6))
+def test_whatever_the_looked_at_fields_hold_nothing_is_refused_for_it(fields: dict[str, object]) -> None:
+    body = json.dumps({"model": "m", "stream": True, **fields}).encode()
+    seen = peek(body)
+    assert (seen.model, seen.stream) == ("m", True)
+    assert seen == peek(bytes(body))
+    turns = fields.get("messages")
+    if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
+        assert seen.messages == len(turns)
 
 
 @given(st.binary())

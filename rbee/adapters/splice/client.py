@@ -4,16 +4,60 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 from aiohttp import web
 
-if TYPE_CHECKING:
-    from .relay import Relay
+#: `completed`; `client_gone`: it left first; `upstream_died`: after the first byte; `timed_out` and `stopped` (by us):
+#: likewise.
+End = Literal["completed", "client_gone", "upstream_died", "timed_out", "stopped"]
 
-#: `completed`; `client_gone`: it left first; `upstream_died`: after the first byte; `timed_out`: likewise.
-End = Literal["completed", "client_gone", "upstream_died", "timed_out"]
+
+class Hearing(Protocol):
+    """What hears of a client's connection while it is served: a relay, or who waits for one."""
+
+    def client_gone(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Tap(Protocol):
+    """A client's connection. `relay` is told what happens on it; `paused`: nothing more can be written now."""
+
+    paused: bool
+    relay: Hearing | None
+
+
+class ClientRequest(Protocol):
+    """A request whose answer is relayed, whatever front took it in."""
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def target(self) -> str:
+        """Path and query as the client wrote them."""
+
+    @property
+    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]: ...
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client's connection may serve again after this."""
+
+    @property
+    def old(self) -> bool:
+        """Whether the client speaks HTTP/1.0: no chunks, and the connection ends with the answer."""
+
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
+
+    @property
+    def tap(self) -> Tap: ...
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +135,7 @@ class ClientTap(asyncio.BaseProtocol):
         self.data_received = handler.data_received
         self.eof_received = handler.eof_received
         self.paused = bool(handler.writing_paused)
-        self.relay: Relay | None = None
+        self.relay: Hearing | None = None
 
     @classmethod
     def of(cls, transport: asyncio.Transport) -> ClientTap:
@@ -120,3 +164,32 @@ class ClientTap(asyncio.BaseProtocol):
         self._handler.resume_writing()
         if self.relay is not None:
             self.relay.resume()
+
+
+class WebRequest:
+    """aiohttp's request as a `ClientRequest`. Its connection has a tap from the first look at it on."""
+
+    __slots__ = ("keep_alive", "method", "old", "raw_headers", "request", "tap", "target", "transport")
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self.request = request
+        self.method = request.method
+        said = request.raw_path
+        # Of a whole URL (clients that think us a proxy) only path and query.
+        self.target = said if said[:1] == "/" else request.rel_url.raw_path_qs
+        self.raw_headers: Sequence[tuple[bytes, bytes]] = request.raw_headers
+        self.old = request.version < (1, 1)
+        self.keep_alive = request.keep_alive
+        self.transport = request.transport
+        if self.transport is not None and not self.transport.is_closing():
+            self.tap: Tap = ClientTap.of(self.transport)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        return self.transport is None or self.transport.is_closing()
+
+    async def ready(self) -> None:
+        """Waits until the client has taken enough of what was written to it before."""
+        if self.tap.paused:
+            await self.request.writer.drain()

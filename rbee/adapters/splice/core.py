@@ -5,21 +5,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 from aiohttp import web
 
 from . import heads
-from .client import ClientTap, Outcome, SentResponse
+from .client import ClientRequest, Outcome, SentResponse, WebRequest
 from .connection import Upstream
 from .heads import Header
 from .pool import Pool
 from .reader import Answer
-from .relay import DecodingRelay, OnHead, Relay
+from .relay import DecodingRelay, OnHead, Over, Relay
 from .watch import Watch
 
-_HTTP_1_1 = (1, 1)
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 #: Requests of these methods say a length only when they have a body.
 _BODYLESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
+
+
+class Options(TypedDict, total=False):
+    """How a request is forwarded: see `Splice.forward`. Times are seconds from its start."""
+
+    method: str | None
+    target: str | None
+    client_headers: Sequence[tuple[bytes, bytes]] | None
+    headers: Iterable[Header]
+    extra_headers: Iterable[Header]
+    on_head: OnHead | None
+    connect_timeout: float | None
+    first_byte_timeout: float | None
+    total_timeout: float | None
+    stall_timeout: float | None
+    kind: Callable[..., Relay] | None
 
 
 class Splice:
@@ -34,9 +53,10 @@ class Splice:
         self.pool = Pool(clock, max_idle, idle_seconds)
         self._watch = Watch(clock)
 
-    async def forward(
+    def start(
         self,
-        request: web.BaseRequest,
+        client: ClientRequest,
+        over: Over,
         *,
         upstream: Upstream,
         body: bytes,
@@ -51,6 +71,49 @@ class Splice:
         total_timeout: float | None = None,
         stall_timeout: float | None = None,
         kind: Callable[..., Relay] | None = None,
+    ) -> Relay:
+        """`forward` without a coroutine: `over(relay, error)` is called once, when all is over and never before this
+        returns. `error` is what `forward` would raise; the rest is told by `outcome`.
+
+        The client is there and can be written to. Raises ValueError as `forward` does.
+        """
+        method = method or client.method
+        transport = client.transport
+        assert transport is not None
+        head = heads.request_head(
+            method,
+            target or client.target,
+            upstream.host,
+            upstream.port,
+            client_headers=client.raw_headers if client_headers is None else client_headers,
+            headers=headers,
+            body_length=None if not body and method in _BODYLESS else len(body),
+        )
+        watch, tap, old = self._watch, client.tap, client.old
+
+        def ended(relay: Relay, error: Exception | None) -> None:
+            tap.relay = None
+            watch.remove(relay)
+            over(relay, error)
+
+        relay = (kind or (DecodingRelay if old else Relay))(
+            method,
+            ended,
+            transport,
+            [heads.header_line(name, value) for name, value in extra_headers],
+            old or not client.keep_alive,
+            on_head,
+            self._clock,
+            stall_timeout,
+        )
+        relay.expect(first_byte_timeout, total_timeout)
+        tap.relay = relay
+        watch.add(relay)
+        self.pool.send(upstream, relay, head, body, connect_timeout)
+        return relay
+
+    async def forward(
+        self, request: web.BaseRequest, *, upstream: Upstream, body: bytes, **options: Unpack[Options]
     ) -> SentResponse:
         """Sends the request on and relays the answer's bytes to the client as they come; return what it returns.
 
@@ -66,59 +129,28 @@ class Splice:
         events with an error frame, and any other answer visibly incomplete. A client that leaves closes
         the upstream's connection at once. Cancelled: both connections are closed.
         """
-        method = method or request.method
-        payload = heads.request_head(
-            method,
-            target or _target(request),
-            upstream.host,
-            upstream.port,
-            client_headers=request.raw_headers if client_headers is None else client_headers,
-            headers=headers,
-            body_length=None if not body and method in _BODYLESS else len(body),
-        )
-        transport = request.transport
-        clock = self._clock
-        started = clock()
-        if transport is None or transport.is_closing():
-            return _left(clock() - started)
-        tap = ClientTap.of(transport)
-        if tap.paused:
-            await request.writer.drain()
-        old_client = request.version < _HTTP_1_1
-        tap.relay = relay = (kind or (DecodingRelay if old_client else Relay))(
-            method,
-            self._watch.loop,
-            transport,
-            [heads.header_line(name, value) for name, value in extra_headers],
-            old_client or not request.keep_alive,
-            on_head,
-            clock,
-            stall_timeout,
-        )
-        relay.expect(
-            None if first_byte_timeout is None else started + first_byte_timeout,
-            None if total_timeout is None else started + total_timeout,
-        )
-        self._watch.add(relay)
+        client = WebRequest(request)
+        if client.gone:
+            gone = Outcome(status=499, end="client_gone", bytes=0, seconds=0.0, first_byte_seconds=None)
+            return SentResponse(gone, keep_alive=False)
+        await client.ready()
+        ended: asyncio.Future[None] = self._watch.loop.create_future()
+
+        def over(relay: Relay, error: Exception | None) -> None:
+            if ended.done():
+                return
+            if error is None:
+                ended.set_result(None)
+            else:
+                ended.set_exception(error)
+
+        relay = self.start(client, over, upstream=upstream, body=body, **options)
         try:
-            await self.pool.send(upstream, relay, payload + body if body else payload, connect_timeout)
-        except BaseException:
-            relay.client_gone()
-            if relay.status:
-                transport.abort()
+            await ended
+        except asyncio.CancelledError:
+            relay.cancel()
             raise
-        finally:
-            tap.relay = None
-            self._watch.remove(relay)
-        outcome = Outcome(
-            status=relay.status or 499,
-            end=relay.end,
-            bytes=relay.received,
-            seconds=clock() - started,
-            first_byte_seconds=None if relay.first_byte is None else relay.first_byte - started,
-            reason=relay.reason,
-        )
-        return SentResponse(outcome, keep_alive=not relay.closing)
+        return SentResponse(relay.outcome(), keep_alive=not relay.closing)
 
     async def open(
         self,
@@ -137,7 +169,7 @@ class Splice:
         Raises as `forward` does; reading the body raises DiedMidAnswer. When the caller is cancelled or
         leaves the `async with` early, the connection closes at once.
         """
-        payload = heads.request_head(
+        head = heads.request_head(
             method,
             target,
             upstream.host,
@@ -151,7 +183,8 @@ class Splice:
             answer.due = self._clock() + first_byte_timeout
             self._watch.add(answer)
         try:
-            await self.pool.send(upstream, answer, payload + body if body else payload, connect_timeout)
+            self.pool.send(upstream, answer, head, body, connect_timeout)
+            await answer.waiter
         except BaseException:
             answer.cancel()
             raise
@@ -167,14 +200,3 @@ class Splice:
         """Closes the idle connections and lets the loop see it."""
         self.pool.close()
         await asyncio.sleep(0)
-
-
-def _target(request: web.BaseRequest) -> str:
-    """Path and query as the client wrote them; of a whole URL (clients that think us a proxy) only those."""
-    said = request.raw_path
-    return said if said[:1] == "/" else request.rel_url.raw_path_qs
-
-
-def _left(seconds: float) -> SentResponse:
-    gone = Outcome(status=499, end="client_gone", bytes=0, seconds=seconds, first_byte_seconds=None)
-    return SentResponse(gone, keep_alive=False)

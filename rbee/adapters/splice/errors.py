@@ -38,3 +38,7 @@ class BadAnswer(DiedBeforeFirstByte):
 
 class DiedMidAnswer(UpstreamError):
     """The connection ended, broke HTTP's rules or fell silent inside the body (`Splice.open` only)."""
+
+
+class Stopped(UpstreamError):
+    """We gave it up because we stop."""

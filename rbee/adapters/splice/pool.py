@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
-from .connection import Exchange, Upstream, UpstreamConnection
-from .errors import ConnectRefused, ConnectTimeout, DiedBeforeFirstByte
+from .connection import Upstream, UpstreamConnection
+from .errors import ConnectRefused, ConnectTimeout, UpstreamError
+from .exchange import Exchange
 
 
 class Pool:
@@ -19,6 +21,7 @@ class Pool:
         self._max_idle = max_idle
         self._idle_seconds = idle_seconds
         self._idle: dict[Upstream, deque[UpstreamConnection]] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
 
     def idle(self, upstream: Upstream) -> int:
         """How many connections to `upstream` are open and unused."""
@@ -70,7 +73,9 @@ class Pool:
             connection.abort()
 
     def close(self) -> None:
-        """Closes everything idle."""
+        """Closes everything idle, and connects no further."""
+        for task in self._connecting:
+            task.cancel()
         for upstream in list(self._idle):
             self.drop(upstream)
 
@@ -88,26 +93,42 @@ class Pool:
             raise ConnectRefused(f"{upstream.host}:{upstream.port}: {error}") from error
         return connection
 
-    async def send(self, upstream: Upstream, exchange: Exchange, request: bytes, connect_timeout: float | None) -> None:
-        """Sends `request` and waits for the exchange's `waiter`.
+    def send(
+        self, upstream: Upstream, exchange: Exchange, head: bytes, body: bytes, connect_timeout: float | None
+    ) -> None:
+        """Sends a request; the exchange hears what becomes of it, never before this returns.
 
         A kept connection may have been closed while the request was on its way: when it ends before the
         first byte, the request goes out once more on a fresh connection and nobody hears of it.
-        Raises ConnectRefused, ConnectTimeout, FirstByteTimeout, DiedBeforeFirstByte.
+        What the exchange is refused with: ConnectRefused, ConnectTimeout, FirstByteTimeout, DiedBeforeFirstByte.
         """
         connection = self.take(upstream)
-        if connection is not None:
-            connection.send(exchange, request)
-            try:
-                await exchange.waiter
-                return
-            except DiedBeforeFirstByte:
-                if not exchange.untouched:
-                    raise
-            exchange.restart()
-        connection = await self.connect(upstream, connect_timeout)
-        if exchange.waiter.done():  # the client left, or the time was over, while we connected
-            self.release(connection)
+        if connection is None:
+            self._send_fresh(upstream, exchange, head, body, connect_timeout)
         else:
-            connection.send(exchange, request)
-        await exchange.waiter
+            exchange.again = partial(self._send_fresh, upstream, exchange, head, body, connect_timeout)
+            exchange.send(connection, head, body)
+
+    def _send_fresh(
+        self, upstream: Upstream, exchange: Exchange, head: bytes, body: bytes, connect_timeout: float | None
+    ) -> None:
+        sending = self._connect_and_send(upstream, exchange, head, body, connect_timeout)
+        task = asyncio.get_running_loop().create_task(sending)
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect_and_send(
+        self, upstream: Upstream, exchange: Exchange, head: bytes, body: bytes, timeout: float | None
+    ) -> None:
+        try:
+            connection = await self.connect(upstream, timeout)
+        except UpstreamError as error:
+            exchange.refuse(error)
+        except asyncio.CancelledError:
+            exchange.refuse(ConnectRefused(f"{upstream.host}:{upstream.port}: given up"))
+            raise
+        else:
+            if exchange.finished:  # the client left, or the time was over, while we connected
+                self.release(connection)
+            else:
+                exchange.send(connection, head, body)

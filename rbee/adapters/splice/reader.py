@@ -11,8 +11,8 @@ from types import TracebackType
 import msgspec
 
 from . import heads
-from .connection import Exchange
 from .errors import DiedMidAnswer, UpstreamError
+from .exchange import Exchange
 
 #: Bytes waiting to be read before the upstream has to wait.
 _HIGH = 256 * 1024
@@ -43,7 +43,10 @@ class SseEvent(msgspec.Struct, frozen=True):
 
 
 class Answer(Exchange):
-    """An answer being read. Use it as an async context manager: leaving closes what isn't finished at once."""
+    """An answer being read. Use it as an async context manager: leaving closes what isn't finished at once.
+
+    `waiter` ends when the head is there, or with the error of an answer that never began.
+    """
 
     _queued = 0
     _over = False
@@ -51,7 +54,9 @@ class Answer(Exchange):
     _wake: asyncio.Future[None] | None = None
 
     def __init__(self, method: str, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(method, loop)
+        super().__init__(method)
+        self._loop = loop
+        self.waiter: asyncio.Future[None] = loop.create_future()
         self._pieces: deque[bytes] = deque()
 
     @property
@@ -134,6 +139,11 @@ class Answer(Exchange):
 
     def body(self, data: bytes) -> None:
         self._read_on()
+
+    def unanswered(self, error: Exception) -> None:
+        if not self.waiter.done():
+            self.waiter.set_exception(error)
+            self.waiter.exception()  # asked for, so that nothing is logged when nobody waits any more
 
     def ended(self, error: UpstreamError | None) -> None:
         self._over = True

@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterable
 
 import httptools
 
-from rbee.contracts.openai import SERVER_ERROR, TIMEOUT_ERROR, sse_error_frame
+from rbee.contracts.openai import OVERLOADED, SERVER_ERROR, TIMEOUT_ERROR, sse_error_frame
 
 from . import heads
-from .client import End
-from .connection import Exchange
-from .errors import UpstreamError
+from .client import End, Outcome
+from .errors import Stopped, UpstreamError
+from .exchange import Exchange
 from .heads import Header, Line
 from .watch import NEVER
 
 #: Called once with the status and the upstream's head, before anything is written; may add headers.
 OnHead = Callable[[int, bytes], "Iterable[Header] | None"]
+
+#: Called once when a relay is over; with an error when nothing of an answer was written.
+Over = Callable[["Relay", "Exception | None"], None]
 
 #: How far into a chunk that was cut short we fill up, to end the stream in order.
 _MAX_FILL = 64 * 1024
@@ -42,7 +45,7 @@ class Relay(Exchange):
     def __init__(
         self,
         method: str,
-        loop: asyncio.AbstractEventLoop,
+        over: Over,
         transport: asyncio.Transport,
         extra: list[Line],
         closing: bool,
@@ -50,7 +53,8 @@ class Relay(Exchange):
         clock: Callable[[], float],
         stall_timeout: float | None,
     ) -> None:
-        super().__init__(method, loop)
+        super().__init__(method)
+        self._over: Over | None = over
         self._transport = transport
         self._write = transport.write
         self._extra = extra
@@ -59,6 +63,19 @@ class Relay(Exchange):
         self._on_head = on_head
         self._stall = stall_timeout
         self._clock = clock
+        #: Of the client's clock: when it was sent.
+        self.started = clock()
+
+    def outcome(self) -> Outcome:
+        """How it went, once it is over."""
+        return Outcome(
+            status=self.status or 499,
+            end=self.end,
+            bytes=self.received,
+            seconds=self._clock() - self.started,
+            first_byte_seconds=None if self.first_byte is None else self.first_byte - self.started,
+            reason=self.reason,
+        )
 
     def answered(self, rest: bytes) -> None:
         self.first_byte = now = self._clock()
@@ -70,9 +87,8 @@ class Relay(Exchange):
                 more = self._on_head(self.status, self.head) or ()
                 extra = [*extra, *(heads.header_line(name, value) for name, value in more)]
             except Exception as error:
-                self._finish()
                 self.close()
-                self.waiter.set_exception(error)
+                self.refuse(error)
                 return
         head = heads.answer_head(self.head, extra, close=self.closing, decoded=self.decoded)
         self._last = rest
@@ -88,8 +104,15 @@ class Relay(Exchange):
             self.reason = str(error)
             if self.end == "completed":
                 self.end = "upstream_died"
-        if not self.waiter.done():
-            self.waiter.set_result(None)
+        self._settle(None)
+
+    def unanswered(self, error: Exception) -> None:
+        self._settle(error)
+
+    def _settle(self, error: Exception | None) -> None:
+        over, self._over = self._over, None
+        if over is not None:
+            over(self, error)
 
     def fail(self, reason: str, kind: type[UpstreamError] | None = None) -> None:
         if self.status and not self._finished:
@@ -106,10 +129,26 @@ class Relay(Exchange):
         self.closing = True
         self.ended(None)
 
+    def cancel(self) -> None:
+        """We give up: both connections close at once, the client's only when it has seen a part of the answer."""
+        if not self._finished:
+            self.client_gone()
+            if self.status:
+                self._transport.abort()
+
+    def stop(self) -> None:
+        """We must end now: like an upstream that dies."""
+        if self.status and not self._finished:
+            self.end = "stopped"
+            self.fail("stopped")
+        else:
+            self.fail("stopped", Stopped)
+
     def expect(self, first_byte: float | None, whole: float | None) -> None:
-        """Sets the times, on the clock, at which the head and the whole answer must be there."""
-        self._deadline = NEVER if whole is None else whole
-        self.due = self._deadline if first_byte is None else min(first_byte, self._deadline)
+        """Sets the seconds from the start at which the head and the whole answer must be there."""
+        if whole is not None:
+            self._deadline = self.started + whole
+        self.due = self._deadline if first_byte is None else min(self.started + first_byte, self._deadline)
 
     def overdue(self, now: float) -> None:
         if not self.status or self._finished:
@@ -145,6 +184,8 @@ class Relay(Exchange):
             return
         if self.end == "timed_out":
             frame = sse_error_frame("The request's time was over.", TIMEOUT_ERROR, "deadline_exceeded")
+        elif self.end == "stopped":
+            frame = sse_error_frame("The server stopped before the answer was whole.", OVERLOADED, "stopping")
         else:
             frame = sse_error_frame("The worker stopped before the answer was whole.", SERVER_ERROR, "worker_died")
         if not self._last.endswith((b"\n\n\r\n", b"\n\r\n\r\n") if chunked else (b"\n\n", b"\n\r\n")):

@@ -85,7 +85,7 @@ def noticing(request: web.BaseRequest) -> Iterator[None]:
     seconds = time_left(request)
     tap = ClientTap.of(transport)
     leaving = _Leaving(asyncio.current_task())
-    tap.relay = leaving  # type: ignore[assignment]
+    tap.relay = leaving
     timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, leaving.out_of_time)
     try:
         yield
