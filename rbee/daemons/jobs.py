@@ -83,6 +83,10 @@ class JobRunner:
         if found := await self._store.interrupt_running(error):
             log.warning("%d jobs of an earlier run were interrupted", found)
 
+    def refuse(self) -> None:
+        """No new jobs; those that run go on."""
+        self._stopping = True
+
     async def stop(self) -> None:
         """Ends jobs (failed, code `interrupted`) and their streams, then closes the store."""
         self._stopping = True

@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -22,26 +20,33 @@ from rbee.adapters.splice import Splice
 from rbee.adapters.store import SqliteJobStore
 from rbee.contracts import codec, defaults
 from rbee.contracts.configs import KnownHive, QueenConfig, boot_digest, config_digest
+from rbee.contracts.operations import OPERATIONS
+from rbee.contracts.operations.workers import WorkerRestart
 from rbee.core.errors import RbeeError
-from rbee.daemons import access
 from rbee.daemons.app import Server, build
 from rbee.daemons.described import described
-from rbee.daemons.jobs import JobRunner
+from rbee.daemons.jobs import Handler, JobRunner
 from rbee.daemons.narrate import now
 from rbee.daemons.queen.admission.clients import Clients
 from rbee.daemons.queen.admission.gate import Gate
+from rbee.daemons.queen.ending import Ending
 from rbee.daemons.queen.front.dispatch import Dispatcher
 from rbee.daemons.queen.front.routes import Endpoints
 from rbee.daemons.queen.known.catalog import Catalog
-from rbee.daemons.queen.known.hives import Hives, queen_url_for
+from rbee.daemons.queen.known.hives import Hives
 from rbee.daemons.queen.known.probe import Prober
+from rbee.daemons.queen.known.quarantine import Quarantine
 from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.place import Place, listeners_of, token_digest
 from rbee.daemons.queen.routing.router import Router
 from rbee.daemons.queen.scaling.starter import Starter
 from rbee.daemons.queen.seen.metrics import Metrics
 from rbee.daemons.queen.work.forward import Forwarder
+from rbee.daemons.queen.work.hive_lifecycle import HiveLifecycle, Home
 from rbee.daemons.queen.work.infer import InferHandler
 from rbee.daemons.queen.work.ops import FleetOps, all_handlers
+from rbee.daemons.queen.work.stop_ops import StopOps
+from rbee.daemons.queen.work.worker_stop import WorkerStopper
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +63,6 @@ _FIXED = (
     "store_password_file",
     "traces",
 )
-ANYWHERE = ("0.0.0.0", "::")
 
 
 class QueenDaemon:
@@ -85,6 +89,7 @@ class QueenDaemon:
         self._listeners = listeners_of(config, token)
         self.registry = Registry(clock, stale_after)
         self.metrics = Metrics()
+        self.ending = Ending(active=lambda: self.metrics.active, on_refuse=self._refuse_jobs)
         self.started_at = ""
         self._local_hive: KnownHive | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -108,7 +113,7 @@ class QueenDaemon:
             self._lock.release()
             raise
         self._write_run_file()
-        self.hives.configure(self._known_hives())
+        self._configure_hives()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         log.info("listening on %s", ", ".join(self.urls))
         self._warn()
@@ -120,7 +125,7 @@ class QueenDaemon:
             self.prober,
             self._http,
             token=self._token,
-            queen_url_for=lambda hive_url: queen_url_for(hive_url, self.local_url, self._fleet_urls, self._any_port),
+            queen_url_for=self._queen_url_for,
             clock=self._clock,
             interval=self._hive_interval,
         )
@@ -129,7 +134,8 @@ class QueenDaemon:
         self.router = Router(self.registry, self.config, self._clock)
         self.starter = Starter(self.registry, self.config)
         self.gate = Gate(self.registry, self.router, self.starter, self.config, self._clock)
-        dispatcher = Dispatcher(
+        self.quarantine = Quarantine(self.registry, self._http, self._token, self._restart_worker)
+        self.dispatcher = dispatcher = Dispatcher(
             registry=self.registry,
             catalog=self.catalog,
             clients=self.clients,
@@ -139,6 +145,9 @@ class QueenDaemon:
             metrics=self.metrics,
             token=self._token,
             clock=self._clock,
+            ending=self.ending,
+            quarantine=self.quarantine,
+            limits=self.config.limits,
         )
         fleet = FleetOps(
             fleet=self.config.fleet,
@@ -148,8 +157,9 @@ class QueenDaemon:
             metrics=self.metrics,
             clock=self._clock,
         )
+        forwarder = Forwarder(self.hives, self._http, self._token)
         handlers = all_handlers(
-            fleet, InferHandler(dispatcher, self._clock), Forwarder(self.hives, self._http, self._token)
+            fleet, InferHandler(dispatcher, self._clock), forwarder, self._lifecycle_handlers(forwarder)
         )
         secrets = [self._token.reveal()] if self._token is not None else []
         self.jobs = JobRunner(SqliteJobStore(self._paths.data / "queen.db"), handlers, "queen", secrets)
@@ -165,10 +175,50 @@ class QueenDaemon:
         )
         self._server = Server(build(described("queen", [*endpoints.routes(), *self.jobs.routes()])), self._listeners)
 
+    def _lifecycle_handlers(self, forwarder: Forwarder) -> dict[str, Handler]:
+        stopper = WorkerStopper(self.registry, self.prober, forwarder)
+        home = Home(
+            fleet=self.config.fleet,
+            release=self.config.release,
+            paths=self._paths,
+            token=self._token,
+            queen_url_for=self._queen_url_for,
+        )
+        lifecycle = HiveLifecycle(self.hives, stopper, home)
+        stop = StopOps(
+            self.hives,
+            stopper,
+            lifecycle,
+            refuse=self.ending.refuse,
+            drained=self.ending.drained,
+            end=self.ending.end,
+        )
+        return {**lifecycle.handlers(), **stop.handlers(), "WorkerStop": stopper.run}
+
+    async def _restart_worker(self, request: WorkerRestart) -> None:
+        """As a job, so that what was done about a hung worker can be read. Raises RbeeError."""
+        job = await self.jobs.run(OPERATIONS["WorkerRestart"], request)
+        if job.state != "completed":
+            raise RbeeError(job.error.error if job.error else job.state, code=job.error.code if job.error else "failed")
+
+    def _refuse_jobs(self) -> None:
+        self.jobs.refuse()
+
+    @property
+    def stopping(self) -> bool:
+        """New requests are refused."""
+        return self.ending.stopping
+
     async def stop(self, drain: float = defaults.DAEMON_DRAIN) -> None:
-        """Ends jobs, lets requests in flight end (bounded), leaves hives and workers as they are."""
+        """Refuses requests, lets those in flight end (bounded), ends jobs, leaves hives and workers as they are."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self.ending.refuse()
+        left = await self.ending.drained(drain)
+        if left:
+            log.warning("%d requests did not end in time", left)
+            drain = 0.0
+        await self.quarantine.stop()
         await self.hives.stop()
         await self.jobs.stop()
         await self._server.stop(drain)
@@ -186,30 +236,31 @@ class QueenDaemon:
         return self._server.urls
 
     @property
+    def place(self) -> Place:
+        return Place(urls=self.urls, ports=self._server.ports, listeners=self._listeners, config=self.config)
+
+    @property
     def local_url(self) -> str:
         """As processes of this machine reach it."""
-        return f"http://127.0.0.1:{self._any_port}" if self._any_port is not None else self.urls[0]
+        return self.place.local_url
 
-    @property
-    def _any_port(self) -> int | None:
-        """The port of the clients' listener when that is on all addresses."""
-        return self._server.ports[0] if self._listeners[0].host in ANYWHERE else None
-
-    @property
-    def _fleet_urls(self) -> list[str]:
-        """What hives on other machines may be told; an address that the clients' listener covers counts too."""
-        found = [u for u in self.urls if not access.is_loopback(urlsplit(u).hostname or "")]
-        if self._any_port is not None:
-            hosts = [access.split_address(x)[0] for x in self.config.fleet_listen]
-            found += [f"http://{f'[{h}]' if ':' in h else h}:{self._any_port}" for h in hosts]
-        return [u for u in found if urlsplit(u).hostname not in ANYWHERE]
+    def _queen_url_for(self, hive_url: str) -> str | None:
+        return self.place.towards(hive_url)
 
     # What it is told and tells.
 
     def add_local_hive(self, hive: KnownHive) -> None:
         """The hive inside this process is up, at `hive.url`."""
         self._local_hive = hive
-        self.hives.configure(self._known_hives())
+        self._configure_hives()
+
+    def _configure_hives(self) -> None:
+        """Connections to the workers of hives that are gone are closed as they get idle; streams end as they do."""
+        local = self._local_hive.hive_id if self._local_hive is not None else None
+        self.hives.local = local or (self.config.local_hive.hive_id if self.config.local_hive is not None else None)
+        for worker in self.hives.configure(self._known_hives()):
+            log.info("worker %s is forgotten: its hive %s is gone", worker.worker_id, worker.beat.hive_id)
+            self._splice.drop(worker.upstream)
 
     def _known_hives(self) -> list[KnownHive]:
         known = {h.hive_id: h for h in self.config.hives}
@@ -233,14 +284,24 @@ class QueenDaemon:
                 raise RbeeError(
                     f"A change of {name} needs a restart of the queen.", code="restart_needed", mend="Restart it."
                 )
+        self._take(new)
         self.config = new
-        for part in (self.catalog, self.clients, self.router, self.starter, self.gate):
-            part.configure(new)
-        self.hives.configure(self._known_hives())
+        self._configure_hives()
         self._write_run_file()
         log.info("settings read again: %s", config_digest(new))
         self._warn()
         return config_digest(new)
+
+    def _take(self, new: QueenConfig) -> None:
+        """Every part has the new settings, or, when one of them refuses, all have the old ones."""
+        parts = (self.catalog, self.clients, self.router, self.starter, self.gate, self.dispatcher)
+        try:
+            for part in parts:
+                part.configure(new)
+        except BaseException:
+            for part in parts:
+                part.configure(self.config)
+            raise
 
     def _warn(self) -> None:
         if self.config.policies:
@@ -287,20 +348,3 @@ class QueenDaemon:
             for worker in self.registry.sweep():
                 log.info("worker %s is forgotten: silent for %.0f s", worker.worker_id, self.registry.age(worker))
                 self._splice.drop(worker.upstream)
-
-
-def token_digest(token: Token | None) -> str | None:
-    """First 16 hex digits of the token's SHA-256: tells that the file has another one by now, and no more."""
-    return hashlib.sha256(token.reveal().encode()).hexdigest()[:16] if token is not None else None
-
-
-def listeners_of(config: QueenConfig, token: Token | None) -> list[access.Listener]:
-    """The clients' listener, then those for hives, without what the first one covers already."""
-    first = access.listener(config.listen, token)
-    found = [first]
-    for said in config.fleet_listen:
-        more = access.listener(said, token)
-        covered = first.host in ANYWHERE and first.port == more.port
-        if not covered and (more.port == 0 or all((x.host, x.port) != (more.host, more.port) for x in found)):
-            found.append(more)
-    return found

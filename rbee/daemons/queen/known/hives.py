@@ -47,6 +47,8 @@ class Hive:
     failed: dict[str, str] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Set each time it is heard of, by its answer or its heartbeat.
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Hives:
@@ -71,6 +73,8 @@ class Hives:
         self._clock = clock
         self._interval = interval
         self.by_id: dict[str, Hive] = {}
+        #: The one inside the queen's own process, if there is one.
+        self.local: str | None = None
 
     def configure(self, hives: Iterable[KnownHive]) -> list[Worker]:
         """The hives are these now: new ones are discovered, changed ones again, others forgotten with their workers,
@@ -177,6 +181,13 @@ class Hives:
     def _seen(self, hive: Hive) -> None:
         hive.last_seen = self._clock()
         hive.last_seen_at = wall_now()
+        hive.heard.set()
+
+    async def heard(self, hive: Hive, timeout: float) -> bool:
+        """Asks it now, and waits until it is heard of; False when that takes longer than `timeout` seconds."""
+        hive.heard.clear()
+        hive.wake.set()
+        return await _pause(hive.heard, timeout)
 
     def get(self, hive_id: str) -> Hive:
         """Raises NotFound with the known names; an empty id is the only hive, when there is just one."""

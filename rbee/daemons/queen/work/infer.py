@@ -80,9 +80,11 @@ class InferHandler:
             ends=None,
         )
         gate.admit(request)
+        dispatcher.metrics.active += 1
         try:
             return await self._ask(context, asked, request, body)
         finally:
+            dispatcher.metrics.active -= 1
             gate.done(request)
 
     async def _ask(self, context: JobContext, asked: Infer, request: Asked, body: bytes) -> InferResponse:
@@ -99,7 +101,7 @@ class InferHandler:
             except DiedMidAnswer as e:
                 raise Unreachable(f"The worker {worker.worker_id} stopped before the answer was whole: {e}.") from None
             except UpstreamError as e:
-                request.tried[worker.worker_id] = self._dispatcher.failed(worker, e, None)
+                request.tried[worker.worker_id] = self._dispatcher.failed(worker, e, None, self._dispatcher.patience)
             finally:
                 gate.leave(request, worker, seconds)
 
@@ -115,7 +117,7 @@ class InferHandler:
                 (b"X-Request-Id", job_id),
             ],
             connect_timeout=defaults.CONNECT_TIMEOUT,
-            first_byte_timeout=defaults.FIRST_BYTE_TIMEOUT,
+            first_byte_timeout=self._dispatcher.patience,
         )
 
     async def _read(

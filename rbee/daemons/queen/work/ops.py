@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import rbee
 from rbee.contracts.operations import OPERATIONS
@@ -122,9 +122,16 @@ class FleetOps:
         return QueenCheckResponse(message="The queen's jobs and streams work.")
 
 
-def all_handlers(fleet: FleetOps, infer: InferHandler, forwarder: Forwarder) -> dict[str, Handler]:
-    """One handler for each operation: the queen's own where it serves it, else the hive's by forwarding."""
+def all_handlers(
+    fleet: FleetOps, infer: InferHandler, forwarder: Forwarder, *more: Mapping[str, Handler]
+) -> dict[str, Handler]:
+    """One handler for each operation: the queen's own where it serves it (`more` has those of other rooms), else the
+    hive's by forwarding."""
     handlers: dict[str, Handler] = {
         name: forwarder.run for name, kind in OPERATIONS.items() if "queen" not in kind.served_by
     }
-    return {**handlers, **fleet.handlers(), "Infer": infer.run}
+    handlers.update(fleet.handlers())
+    handlers["Infer"] = infer.run
+    for own in more:
+        handlers.update(own)
+    return handlers
