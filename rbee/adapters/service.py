@@ -31,6 +31,8 @@ _MODULE = "rbee.cli.daemons"
 _POLL = 0.05
 #: How long a daemon that runs may not answer before it is started anew.
 _GRACE = 5.0
+#: What a daemon needs after it has let requests end, before it is taken for one that does not end.
+_TIDY = 5.0
 #: Lines of a log that are shown.
 _TAIL = 15
 
@@ -179,7 +181,7 @@ class Service:
             supervisor.stop(self._daemon)
         identity = running(self._paths, self._daemon)
         if identity is not None:
-            process.stop(identity, defaults.DAEMON_DRAIN)
+            process.stop(identity, defaults.DAEMON_DRAIN + _TIDY)
 
 
 def _all(chosen: Supervisor) -> list[Supervisor]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from rbee.adapters.paths import Paths
 from rbee.cli.reading import read_config, read_token
@@ -56,11 +57,21 @@ def run_queen(path: Path | None) -> None:
                 if hive is not None:
                     queen.add_local_hive(hive)
                 reloads.begin(queen.reload_quietly)
-                await stop.wait()
+                await _first(stop.wait(), queen.ending.asked())
             finally:
                 await queen.stop()
 
     app.run(main, hangup=reloads)
+
+
+async def _first(*ways: Coroutine[Any, Any, object]) -> None:
+    """Returns once one of these does."""
+    tasks = [asyncio.ensure_future(way) for way in ways]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class _Reloads:

@@ -66,6 +66,10 @@ def family(name: str, site: Site | None = None) -> click.Group:
     for kind in OPERATIONS.values():
         if kind.family == name:
             group.add_command(command(kind, site or queen()))
+    if name == "queen" and site is None:
+        from rbee.cli.queen_stop_cmd import stop
+
+        group.add_command(stop)  # which also sees to it that nothing starts her again
     return group
 
 
@@ -76,8 +80,8 @@ def command(kind: OperationType, site: Site) -> click.Command:
     def run(output: str, **said: Any) -> None:
         link = {p.name: said.pop(p.name) for p in ways if p.name in said}
         request = request_of(kind, fields.said_fields(kind.request, said))
-        with site.connect(link) as runner, _signals():
-            answer = _perform(kind, runner, request, output)
+        with site.connect(link) as runner, signals():
+            answer = perform(kind, runner, request, output)
         if not records.well(answer):
             sys.exit(1)
 
@@ -97,7 +101,7 @@ def _parameters(options: Any) -> list[click.Parameter]:
     return list(reversed(getattr(marked, "__click_params__", [])))
 
 
-def _perform(kind: OperationType, runner: Runner, request: Any, output: str) -> Any:
+def perform(kind: OperationType, runner: Runner, request: Any, output: str) -> Any:
     """Runs it, tells its events as they come, then its answer."""
     with Narration(kind, as_json=output == "json") as told:
         try:
@@ -115,7 +119,7 @@ def _perform(kind: OperationType, runner: Runner, request: Any, output: str) -> 
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def signals() -> Iterator[None]:
     """SIGTERM and a closed terminal end a command as Ctrl-C does: in order, the job cancelled."""
     before = {}
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -74,7 +74,7 @@ def test_every_field_that_must_be_given_is_an_option_that_must_or_the_argument(n
     there = options(name)
     for field in dataclasses.fields(OPERATIONS[name].request):
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        option = there.get("--" + field.name.replace("_", "-"))
+        option = there.get("--hive" if field.name == "hive_id" else "--" + field.name.replace("_", "-"))
         if needed:
             assert option is not None, field.name
             assert option.required or argument(name) is not None
@@ -99,6 +99,8 @@ def test_the_one_thing_that_must_be_said_is_the_argument_too() -> None:
     assert shown["ModelDeleteBatch"] == "MODEL_ID..."
     assert shown["WorkerLogs"] == shown["WorkerGet"] == "WORKER_ID"
     assert shown["WorkerProcessDelete"] == "PID"
+    assert shown["HiveStart"] == shown["HiveStop"] == "HIVE_ID"
+    assert (shown["WorkerStop"], shown.get("QueenStop")) == ("WORKER_ID", None)
     assert (shown["DownloadPause"], shown["DeviceGet"]) == ("DOWNLOAD_ID", "DEVICE_ID")
     assert (shown["ModelDownload"], shown["WorkerSpawn"]) == ("MODEL", "MODEL")
     assert not {"ModelList", "WorkerSpawnBatch", "SystemStats"} & shown.keys()

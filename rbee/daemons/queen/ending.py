@@ -9,6 +9,9 @@ from collections.abc import Callable
 from rbee.contracts import defaults
 from rbee.core.errors import Unavailable
 
+#: Seconds between the end of the job that stops her and the end of the process.
+_LINGER = 1.0
+
 
 class Ending:
     """One of these for a queen. `stopping` is looked at by every request, so it is a plain attribute.
@@ -48,8 +51,8 @@ class Ending:
         return self._active()
 
     def end(self) -> None:
-        """The process is to end."""
-        self._asked.set()
+        """The process is to end; in a moment, so that whoever asked for it can read how it went."""
+        asyncio.get_running_loop().call_later(_LINGER, self._asked.set)
 
     async def asked(self) -> None:
         """Returns once someone asked, over HTTP, that the process end."""
