@@ -66,6 +66,15 @@ class JobContext:
         told["job_id"] = self.job_id
         self._emit(told)
 
+    def tapped(self, heard: Callable[[dict[str, Any]], None]) -> JobContext:
+        """The same job's context; `heard` is shown every event that goes through it."""
+
+        def sink(event: dict[str, Any]) -> None:
+            heard(event)
+            self._sink(event)
+
+        return JobContext(self.job_id, actor=self._actor, redactor=self._redactor, sink=sink, loop=self._loop)
+
     def _emit(self, event: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
             self._sink(event)

@@ -12,7 +12,7 @@ from rbee.contracts import defaults
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.core.errors import InvalidRequest
 from rbee.core.records import WorkerRecord
-from rbee.core.routing import reasons, route, why_not
+from rbee.core.routing import why_not
 from rbee.daemons.queen.known.worker import NOBODY, PROBED, Worker, beat_of, upstream_of
 
 __all__ = ["NOBODY", "PROBED", "Refusal", "Registry", "Worker", "upstream_of"]
@@ -24,6 +24,7 @@ Refusal = Literal["replaced", "unknown_hive", "untrusted"]
 
 #: A worker that was silent for this many times STALE_AFTER is forgotten.
 _FORGET = 10
+_NO_WORKERS: Mapping[str, Worker] = {}
 
 
 class Registry:
@@ -34,7 +35,6 @@ class Registry:
         self.stale_after = stale_after
         self.workers: dict[str, Worker] = {}
         self._by_model: dict[str, dict[str, Worker]] = {}
-        self._picks = 0
         #: Changes with the set of models.
         self.generation = 0
         self._waiting: set[asyncio.Future[None]] = set()
@@ -181,21 +181,9 @@ class Registry:
             self.forget(worker.worker_id)
         return old
 
-    def pick(self, models: Iterable[str], tried: Mapping[str, str] = NOBODY) -> Worker | None:
-        """The worker for a request for one of `models`, first choice first. It counts as picked, not as busy."""
-        now = self._clock()
-        for model in models:
-            workers = self._by_model.get(model)
-            worker = route(workers.values(), now, self.stale_after, tried) if workers is not None else None
-            if worker is not None:
-                self._picks += 1
-                worker.picked = self._picks
-                return worker
-        return None
-
-    def reasons(self, models: Iterable[str], tried: Mapping[str, str] = NOBODY) -> tuple[str, ...]:
-        """Why `pick` found nobody."""
-        return reasons(self.of_models(models), self._clock(), self.stale_after, tried)
+    def of_model(self, model: str) -> Mapping[str, Worker]:
+        """Workers of a model by their ids: the index itself, not to be changed."""
+        return self._by_model.get(model, _NO_WORKERS)
 
     def of_models(self, models: Iterable[str]) -> list[Worker]:
         return [w for m in models for w in self._by_model.get(m, {}).values()]
@@ -222,6 +210,10 @@ class Registry:
         finally:
             self._waiting.discard(waiter)
         return True
+
+    def tell(self) -> None:
+        """There is news for those that wait, though no worker spoke."""
+        self._tell()
 
     def _tell(self) -> None:
         waiting, self._waiting = self._waiting, set()

@@ -3,10 +3,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rbee.contracts.configs import QueenConfig
+from rbee.core.errors import RbeeError
+from rbee.core.load_times import left
+from rbee.daemons.jobs import Handler
+from rbee.daemons.queen.known.hives import Hives
 from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.scaling.candidates import Candidate, Found, coming, find
+from rbee.daemons.queen.scaling.cold import ColdStart
+from rbee.daemons.queen.scaling.launching import Launcher
+from rbee.daemons.queen.scaling.rooms import MIN_STAY, Lease, Rooms, Run, Short
+from rbee.daemons.queen.scaling.spawns import Spawns
+from rbee.daemons.queen.scaling.troubles import FIRST, Troubles
+
+log = logging.getLogger(__name__)
+
+#: A model for which there is no room yet is wanted for so long after the last request that asked for it.
+_WANTED = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,25 +37,217 @@ class Loading:
     eta_seconds: float | None = None
 
 
-class Starter:
-    """`configure` replaces what may be started."""
+async def always(name: str, seconds: float) -> bool:
+    """The lease of a queen that is the only one."""
+    return True
 
-    def __init__(self, registry: Registry, config: QueenConfig) -> None:
+
+class Starter:
+    """`configure` replaces what may be started. It starts nothing until it is connected."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        config: QueenConfig,
+        *,
+        hives: Hives | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        min_stay: float = MIN_STAY,
+        backoff: float = FIRST,
+    ) -> None:
         self._registry = registry
+        self._hives = hives
+        self._clock = clock
+        self._min_stay = min_stay
+        self.spawns = Spawns(clock)
+        self.troubles = Troubles(backoff)
+        self.launcher: Launcher | None = None
+        self.rooms: Rooms | None = None
+        self._waiting: Callable[[str], int] = lambda model: 0
+        self._cold: dict[str, ColdStart] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wanted_at: dict[str, float] = {}
+        self._wake: Callable[[], None] = lambda: None
         self.configure(config)
 
     def configure(self, config: QueenConfig) -> None:
+        """What is being started goes on."""
         self._workers = config.workers
+        #: By model, and which of them changed: what a changed one failed of may be mended.
+        old, self._by_id = getattr(self, "_by_id", {}), {w.worker_id: w for w in config.workers}
+        self.troubles.keep({w for w, known in self._by_id.items() if old.get(w) == known})
+        if self.rooms is not None:
+            self.rooms.configure(config.workers)
+
+    def connect(self, run: Run, waiting: Callable[[str], int], lease: Lease = always) -> None:
+        """How it does what it does: jobs of the queen, who waits for a model, and the leases of several queens."""
+        if self._hives is None:
+            return
+        self._waiting = waiting
+        self.launcher = Launcher(self._registry, self._hives, self.spawns, run=run, clock=self._clock)
+        self.rooms = Rooms(
+            self._registry,
+            self._hives,
+            clock=self._clock,
+            run=run,
+            waiting=waiting,
+            lease=lease,
+            min_stay=self._min_stay,
+        )
+        self.rooms.configure(self._workers)
+
+    def watched(self, handler: Handler) -> Handler:
+        """The handler of WorkerSpawn: what is started by hand is known here too."""
+        return self.spawns.watched(handler)
+
+    async def stop(self) -> None:
+        """Waits for nothing any more; hives go on with what they start."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # What requests ask.
 
     def need(self, models: tuple[str, ...]) -> Loading | None:
         """Somebody wants one of these and no worker can: makes sure that one is started. How far it is, or None when
         none comes. Never blocks, and starts nothing twice."""
-        return self.loading(models)
+        now = self._clock()
+        for model in models:
+            if model in self._cold:
+                self._wanted_at[model] = now
+        found = self.loading(models)
+        if found is not None or self.launcher is None:
+            return found
+        for model in models:
+            if self._may_start(model, now):
+                self._wanted_at[model] = now
+                self._begin(model)
+                return self._loading(model)
+        return None
 
     def loading(self, models: tuple[str, ...]) -> Loading | None:
         """How far the first of these is that gets ready; None: none does."""
-        return Loading() if any(w.coming for w in self._registry.of_models(models)) else None
+        for model in models:
+            found = self._loading(model)
+            if found is not None:
+                return found
+        return None
 
     def cold(self, model: str) -> bool:
         """Whether a worker of it could be started on demand."""
-        return any(w.model == model for w in self._workers)
+        return any(w.model == model for w in self._workers) or any(
+            w.status == "unloaded" for w in self._registry.of_models((model,))
+        )
+
+    def reasons(self, models: Iterable[str]) -> tuple[str, ...]:
+        """Why nothing of them is being started, as `worker: reason`; what failed last stays told until it runs."""
+        found: list[str] = []
+        for model in models:
+            there = self._find(model)
+            for worker_id in dict.fromkeys(
+                [*(w.worker_id for w in self._workers if w.model == model), *(c.worker_id for c in there.candidates)]
+            ):
+                why = self.troubles.why(worker_id)
+                if why is not None:
+                    found.append(f"{worker_id}: {why}")
+            found.extend(there.why_not)
+        return tuple(found)
+
+    # What the scaler asks.
+
+    def candidates(self, spec_name: str, model: str) -> list[Candidate]:
+        """What could be one replica more, best first."""
+        now = self._clock()
+        return [
+            c
+            for c in self._find(model).candidates
+            if c.spec_name == spec_name and not self._going(c) and not self.troubles.holds_back(c.worker_id, now)
+        ]
+
+    async def more(self, candidate: Candidate) -> bool:
+        """Starts one replica more, in free room only; whether it is there. What failed is told as any other's."""
+        assert self.launcher is not None
+        try:
+            done = await self.launcher.launch(candidate)
+        except RbeeError as e:
+            self.troubles.note(candidate.worker_id, str(e), self._clock())
+            log.log(
+                logging.INFO if isinstance(e, Short) else logging.WARNING,
+                "no further replica %s: %s",
+                candidate.worker_id,
+                e,
+            )
+            return False
+        self.troubles.over(candidate.worker_id)
+        return done
+
+    # Inside.
+
+    def _find(self, model: str) -> Found:
+        if self._hives is None:
+            return Found((), False, ())
+        return find(model, self._workers, self._registry, self._hives)
+
+    def _going(self, candidate: Candidate) -> bool:
+        return (self.launcher is not None and candidate.worker_id in self.launcher.going) or self.spawns.of_worker(
+            candidate.worker_id
+        ) is not None
+
+    def _may_start(self, model: str, now: float) -> bool:
+        """Whether a start makes sense: nobody of it is routable, and one could be that has not just failed."""
+        if any(self._registry.why_not(w) is None for w in self._registry.of_models((model,))):
+            return False
+        found = self._find(model)
+        return found.pending or any(not self.troubles.holds_back(c.worker_id, now) for c in found.candidates)
+
+    def _begin(self, model: str) -> None:
+        assert self.launcher is not None and self.rooms is not None
+        first = self._find(model).candidates
+        cold = self._cold[model] = ColdStart(
+            model,
+            first[0].hive_id if first else "",
+            find=self._find,
+            wanted=self._wanted,
+            registry=self._registry,
+            launcher=self.launcher,
+            rooms=self.rooms,
+            troubles=self.troubles,
+            clock=self._clock,
+        )
+        task = asyncio.get_running_loop().create_task(self._run(cold), name=f"cold start of {model}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, cold: ColdStart) -> None:
+        try:
+            await cold.run()
+        except Exception:
+            log.exception("the cold start of %s", cold.model)
+        finally:
+            self._cold.pop(cold.model, None)
+            self._wanted_at.pop(cold.model, None)
+            self._registry.tell()  # whoever waits for it learns that nothing comes
+
+    def _wanted(self, model: str) -> bool:
+        return self._waiting(model) > 0 or self._clock() - self._wanted_at.get(model, -_WANTED) < _WANTED
+
+    def _loading(self, model: str) -> Loading | None:
+        for spawn in self.spawns.of_model(model):
+            worker = self._registry.workers.get(spawn.worker_id)
+            progress = worker.beat.progress if worker is not None and coming(worker) else None
+            return self._far(model, spawn.hive_id, spawn.began, progress if progress is not None else spawn.progress)
+        for worker in self._registry.of_models((model,)):
+            if coming(worker) and self._registry.age(worker) <= self._registry.stale_after:
+                return self._far(model, worker.beat.hive_id, None, worker.beat.progress)
+        cold = self._cold.get(model)
+        if cold is None:
+            return None
+        return Loading(state="queued") if cold.queued else self._far(model, cold.hive_id, self._clock(), None)
+
+    def _far(self, model: str, hive_id: str, began: float | None, progress: float | None) -> Loading:
+        expected = self.launcher.expected(model, hive_id) if self.launcher is not None else None
+        if began is None:
+            eta = expected if progress is None or expected is None else expected * (1 - progress)
+        else:
+            eta = left(self._clock() - began, expected, progress)
+        return Loading(progress=progress, eta_seconds=None if eta is None else round(eta, 1))

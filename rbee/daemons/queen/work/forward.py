@@ -38,12 +38,14 @@ class Forwarder:
         self._hives = hives
         self._http = http
         self._headers = token.header if token is not None else {}
+        #: Set when the queen ends: what hives have begun for her goes on there.
+        self.closing = False
 
     async def run(self, context: JobContext, request: Any) -> bytes:
         """Handler of every operation of a hive: its result, as the JSON that the hive made.
 
         Raises RbeeError with the child's code and message, NotFound for an unknown hive, Unreachable. Cancelled:
-        the child is cancelled too.
+        the child is cancelled too, unless it is the queen that ends.
         """
         hive = self._hives.get(request.hive_id)
         request = dataclasses.replace(request, hive_id=hive.known.hive_id)
@@ -54,7 +56,8 @@ class Forwarder:
             await _Child(self, context, job_url).follow()
             return await self._result(job_url)
         except asyncio.CancelledError:
-            await asyncio.shield(self._cancel(submitting))
+            if not self.closing:
+                await asyncio.shield(self._cancel(submitting))
             raise
 
     async def _submit(self, url: str, body: dict[str, Any]) -> str:
