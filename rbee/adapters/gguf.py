@@ -93,6 +93,7 @@ def _together(first: GgufHeader, others: Sequence[GgufHeader]) -> GgufHeader:
         tensors=tensors,
         parameters=sum(p.parameters for p in every),
         file_bytes=sum(p.file_bytes for p in every),
+        classifier=any(p.classifier for p in every),
         # A first part may hold no tensors at all, and then knows no type of them.
         quantization=first.quantization or (max(set(kinds), key=kinds.count) if kinds else None),
         shape=replace(first.shape, tensor_bytes=sum(p.shape.tensor_bytes for p in every)),

@@ -44,6 +44,10 @@ class GgufHeader:
     split_no: int = 0
     split_count: int = 0
     split_tensors: int = 0
+    #: How an embedding is made of its tokens' (llama.cpp's numbers: 1 mean, 2 first, 3 last, 4 a score); 0: not said.
+    pooling: int = 0
+    #: Whether it has a head that scores a text, as rerankers have.
+    classifier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class _Tensors:
     end: int
     values: int
     kind: str | None
+    classifier: bool
 
 
 def parse_header(file: BinaryIO, name: str) -> GgufHeader:
@@ -83,6 +88,8 @@ def parse_header(file: BinaryIO, name: str) -> GgufHeader:
         split_no=_whole(fields, "split.no"),
         split_count=_whole(fields, "split.count"),
         split_tensors=_whole(fields, "split.tensors.count"),
+        pooling=_whole(fields, f"{architecture}.pooling_type"),
+        classifier=tensors.classifier,
     )
 
 
@@ -142,14 +149,17 @@ def _shape(fields: Mapping[str, Any], arch: str, weights: int) -> ModelShape:
         value_length=_whole(fields, f"{arch}.attention.value_length") or head,
         vocabulary=vocabulary,
         context_length=_whole(fields, f"{arch}.context_length"),
+        causal=fields.get(f"{arch}.attention.causal") is not False,
     )
 
 
 def _tensors(read: Reader, count: int) -> _Tensors:
     total = end = values = 0
     kinds: dict[str, int] = {}
+    classifier = False
     for _ in range(count):
         name = read.key()
+        classifier = classifier or name.startswith("cls.")
         dimensions = read.count("I", 8, f"dimensions of {name}")
         elements = math.prod(read.number("Q") for _ in range(dimensions))
         kind, offset = read.number("I"), read.number("Q")
@@ -163,7 +173,7 @@ def _tensors(read: Reader, count: int) -> _Tensors:
         end = max(end, offset + length)
         kinds[known] = kinds.get(known, 0) + length
     kind_of_most = max(kinds, key=lambda k: kinds[k], default="")
-    return _Tensors(total, end, values, kind_of_most or None)
+    return _Tensors(total, end, values, kind_of_most or None, classifier)
 
 
 def _whole(fields: Mapping[str, Any], key: str) -> int:

@@ -44,8 +44,9 @@ class EngineProvider:
     """An engine: how it is installed, started, known to be ready, and what it serves.
 
     `command` is an argv list; `{python}`, `{launcher}`, `{model}`, `{alias}` (the model's name for clients), `{port}`,
-    `{context_length}`, `{parallel}`, `{batch_size}`, `{threads}`, `{device_index}` are filled in, and an item whose
-    value is unset is left out together with the flag before it.
+    `{context_length}`, `{parallel}`, `{batch_size}`, `{threads}`, `{device_index}`, `{task}`, `{pooling}` (of an
+    embedding model that does not say it itself) are filled in, and an item whose value is unset is left out together
+    with the flag before it.
     """
 
     kind: Literal["engine"]
@@ -67,6 +68,10 @@ class EngineProvider:
     metrics_path: Annotated[str | None, Doc("Prometheus metrics of the engine.")] = None
     stop: Annotated[Literal["term", "kill"], Doc("How it is ended once drained.")] = "term"
     paths: Annotated[tuple[str, ...], Doc("OpenAI paths it serves.")] = ("/v1/chat/completions", "/v1/completions")
+    tasks: Annotated[
+        dict[str, tuple[str, ...]],
+        Doc("Other tasks than to generate, and the paths it serves then.", key_pattern="^(embed|rerank)$"),
+    ] = field(default_factory=dict)
     checks_api_key: Annotated[bool, Doc("Whether it can check a bearer token itself.")] = False
     always_stream: Annotated[
         bool, Doc("It never stops a request that is not streamed: ask it for streams and fold them.")
@@ -78,6 +83,10 @@ class EngineProvider:
     def install_for(self, platform: str) -> Install | None:
         return next((i for i in self.install if i.platform == platform), None)
 
+    def paths_for(self, task: str | None) -> tuple[str, ...]:
+        """What a worker with this task serves; empty when the engine cannot do it."""
+        return self.paths if task in (None, "generate") else self.tasks.get(task or "", ())
+
 
 def binary_id(provider: EngineProvider, platform: str) -> str:
     """Id of an engine installed on a platform: `llama-cpp-2026.10.11549-linux-x86_64`."""
@@ -86,7 +95,7 @@ def binary_id(provider: EngineProvider, platform: str) -> str:
 
 PLACEHOLDERS = frozenset(
     {"python", "launcher", "model", "alias", "port", "context_length", "parallel", "batch_size", "threads"}
-    | {"device_index"}
+    | {"device_index", "task", "pooling"}
 )
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 

@@ -49,6 +49,47 @@ def check_completion(fields: Mapping[str, Any]) -> None:
         raise Refused("`prompt` is an empty array.", "prompt", "empty_array")
 
 
+def check_embedding(fields: Mapping[str, Any], width: int | None) -> None:
+    """Checks the body of `/v1/embeddings`; `width` is how many numbers the model's embeddings have. Raises Refused."""
+    _model(fields)
+    given = fields.get("input")
+    if given is None:
+        raise Refused("`input` is missing.", "input", "missing_required_parameter")
+    if not isinstance(given, (str, list)):
+        raise Refused(f"`input` must be a string or an array, not {_kind(given)}.", "input", "invalid_type")
+    if given in ("", []) or (isinstance(given, list) and any(item in ("", []) for item in given)):
+        raise Refused("`input` has nothing in it, or an item of it has not.", "input", "empty_array")
+    encoding = fields.get("encoding_format")
+    if encoding not in (None, "float", "base64"):
+        raise Refused("`encoding_format` must be float or base64.", "encoding_format")
+    _whole(fields, "dimensions", 1)
+    wanted = fields.get("dimensions")
+    if wanted is not None and width and wanted != width:
+        raise Refused(
+            f"This model's embeddings have {width} dimensions, and not {wanted}: leave `dimensions` out.",
+            "dimensions",
+            "not_supported",
+        )
+
+
+def check_rerank(fields: Mapping[str, Any]) -> None:
+    """Checks the body of `/v1/rerank`. Raises Refused."""
+    _model(fields)
+    query = fields.get("query")
+    if query is None:
+        raise Refused("`query` is missing.", "query", "missing_required_parameter")
+    if not isinstance(query, str):
+        raise Refused(f"`query` must be a string, not {_kind(query)}.", "query", "invalid_type")
+    documents = fields.get("documents")
+    if documents is None:
+        raise Refused("`documents` is missing.", "documents", "missing_required_parameter")
+    if not isinstance(documents, list) or not all(isinstance(d, str) for d in documents):
+        raise Refused("`documents` must be an array of strings.", "documents", "invalid_type")
+    if not documents:
+        raise Refused("`documents` is empty; give at least one.", "documents", "empty_array")
+    _whole(fields, "top_n", 1)
+
+
 def check_infer(fields: Mapping[str, Any], context: int | None) -> None:
     """Checks the body of `/v1/infer`; `context` is the longest answer that can be. Raises Refused."""
     prompt = fields.get("prompt")
@@ -67,12 +108,16 @@ def check_infer(fields: Mapping[str, Any], context: int | None) -> None:
     _stops(fields)
 
 
-def _common(fields: Mapping[str, Any]) -> None:
+def _model(fields: Mapping[str, Any]) -> None:
     model = fields.get("model")
     if model is None:
         raise Refused("`model` is missing: name the model to ask.", "model", "missing_required_parameter")
     if not isinstance(model, str):
         raise Refused(f"`model` must be a string, not {_kind(model)}.", "model", "invalid_type")
+
+
+def _common(fields: Mapping[str, Any]) -> None:
+    _model(fields)
     for name in ("stream", "logprobs" if "messages" in fields else "echo", "parallel_tool_calls"):
         _boolean(fields, name)
     _number(fields, "temperature", 0, 2)

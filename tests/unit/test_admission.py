@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rbee.adapters import gguf, shipped
 from rbee.core.errors import InvalidRequest, NotFound, RbeeError
+from rbee.core.providers import EngineProvider
 from rbee.core.slug import slug
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.workers import admission
+from tests.support.tiny_bert import write_tiny_bert
 from tests.unit.test_hive_parts import CPU, MODEL, SPAWN, installed, provider
 
 
@@ -106,3 +110,35 @@ def test_a_context_beyond_the_models_is_noted() -> None:
     assert f"{trained:,} tokens" in note
     assert admission.notes_of(SPAWN, admission.needs_of(SPAWN, MODEL, header)) == ()
     assert admission.notes_of(asked, admission.needs_of(asked, MODEL, None)) == ()
+
+
+def test_a_task_that_engine_or_model_cannot_do(tmp_path: Path) -> None:
+    bert = gguf.read_header(write_tiny_bert(tmp_path / "bert.gguf"))
+    ranker = gguf.read_header(write_tiny_bert(tmp_path / "rank.gguf", rank=True))
+    bee = gguf.read_header(shipped.builtin_model("bee-tiny"))
+    engine = provider(tasks={"embed": ("/v1/embeddings",), "rerank": ("/v1/rerank",)})
+
+    def refused(task: Any, header: Any, engine: EngineProvider = engine) -> str:
+        asked = replace(SPAWN, options=WorkerOptions(task=task))
+        with pytest.raises(InvalidRequest) as found:
+            admission.check_task(asked, engine, header)
+        return f"{found.value.code} {found.value}"
+
+    assert "option_not_supported" in refused("embed", bee, provider())
+    assert "no classification head" in refused("rerank", bee)
+    assert "no classification head" in refused("rerank", bert)
+    assert "task: embed" in refused(None, bert)
+    assert "task: rerank" in refused("generate", ranker)
+    for task, header in ((None, bee), ("embed", bee), ("embed", bert), ("rerank", ranker), ("rerank", None)):
+        admission.check_task(replace(SPAWN, options=WorkerOptions(task=task)), engine, header)  # type: ignore[arg-type]
+
+
+def test_memory_of_a_worker_that_embeds(tmp_path: Path) -> None:
+    bert = gguf.read_header(write_tiny_bert(tmp_path / "bert.gguf", context=4096))
+    embeds = replace(SPAWN, options=WorkerOptions(task="embed"))
+    assert admission.needs_of(embeds, MODEL, bert).context_length == 4096
+    bee = gguf.read_header(shipped.builtin_model("bee-tiny"))
+    needs = admission.needs_of(embeds, MODEL, bee)
+    assert (needs.context_length, needs.slots) == (512, 2)
+    on_gpu = admission.needs_of(replace(embeds, worker="cuda"), MODEL, bee)
+    assert on_gpu.memory > needs.memory

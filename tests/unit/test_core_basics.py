@@ -96,10 +96,12 @@ def test_a_provider_knows_its_wheels_by_platform() -> None:
     install = Install(platform="linux-x86_64", requirements=("a==1",))
     provider = EngineProvider(
         kind="engine", name="e", version="1.2", summary="s", worker_types=("cpu",), formats=("gguf",), module="m",
-        distribution="d", command=("{python}",), install=(install,),
+        distribution="d", command=("{python}",), install=(install,), tasks={"embed": ("/v1/embeddings",)},
     )  # fmt: skip
     assert provider.install_for("linux-x86_64") is install
     assert provider.install_for("macos-arm64") is None
+    assert provider.paths_for(None) == provider.paths_for("generate") == provider.paths
+    assert (provider.paths_for("embed"), provider.paths_for("rerank")) == (("/v1/embeddings",), ())
     assert binary_id(provider, "linux-x86_64") == "e-1.2-linux-x86_64"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rbee.core.sampling import Refused, check_chat, check_completion, check_infer
+from rbee.core.sampling import Refused, check_chat, check_completion, check_embedding, check_infer, check_rerank
 
 USER = {"role": "user", "content": "hi"}
 CHAT = {"model": "m", "messages": [USER]}
@@ -104,3 +104,58 @@ def test_infer_takes_what_the_contract_says() -> None:
         {"prompt": "x" * 32768, "max_tokens": 512, "temperature": 2, "top_k": 0, "seed": 1, "stream": False}, 512
     )
     check_infer({"prompt": "x", "max_tokens": 10**6}, None)
+
+
+EMBEDDING = {"model": "m", "input": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "code"),
+    [
+        ({"model": None}, "model", "missing_required_parameter"),
+        ({"input": None}, "input", "missing_required_parameter"),
+        ({"input": 3}, "input", "invalid_type"),
+        ({"input": ""}, "input", "empty_array"),
+        ({"input": []}, "input", "empty_array"),
+        ({"input": ["a", ""]}, "input", "empty_array"),
+        ({"input": [[]]}, "input", "empty_array"),
+        ({"encoding_format": "hex"}, "encoding_format", "invalid_value"),
+        ({"dimensions": 0}, "dimensions", "integer_below_min_value"),
+        ({"dimensions": 3}, "dimensions", "not_supported"),
+    ],
+)
+def test_an_embedding_that_cannot_be(change: dict[str, Any], param: str, code: str) -> None:
+    with pytest.raises(Refused) as refused:
+        check_embedding({**EMBEDDING, **change}, 4)
+    assert (refused.value.param, refused.value.code) == (param, code)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"input": ["a", [1, 2]]}, {"input": [1, 2]}, {"encoding_format": "base64", "dimensions": 4, "user": "u"}],
+)
+def test_an_embedding_that_can_be(change: dict[str, Any]) -> None:
+    check_embedding({**EMBEDDING, **change}, 4)
+    check_embedding({**EMBEDDING, **change, "dimensions": 9}, None)
+
+
+RERANK = {"model": "m", "query": "q", "documents": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "code"),
+    [
+        ({"query": None}, "query", "missing_required_parameter"),
+        ({"query": ["q"]}, "query", "invalid_type"),
+        ({"documents": None}, "documents", "missing_required_parameter"),
+        ({"documents": "a"}, "documents", "invalid_type"),
+        ({"documents": ["a", 1]}, "documents", "invalid_type"),
+        ({"documents": []}, "documents", "empty_array"),
+        ({"top_n": 0}, "top_n", "integer_below_min_value"),
+    ],
+)
+def test_a_rerank_that_cannot_be(change: dict[str, Any], param: str, code: str) -> None:
+    check_rerank(RERANK)
+    with pytest.raises(Refused) as refused:
+        check_rerank({**RERANK, **change})
+    assert (refused.value.param, refused.value.code) == (param, code)

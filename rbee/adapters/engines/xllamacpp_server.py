@@ -40,6 +40,9 @@ def parameters(options: argparse.Namespace, key: str) -> Any:
     p.n_parallel = options.parallel
     p.n_ctx = options.context_length * options.parallel
     p.n_batch = p.n_ubatch = options.batch_size
+    if options.task != "generate":
+        p.embedding = True
+        p.pooling_type = pooling(options)
     p.fit_params = False  # what was asked for, or an error: never quietly less
     p.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts, which no plan has room for
     p.cpuparams.n_threads = options.threads
@@ -53,8 +56,18 @@ def parameters(options: argparse.Namespace, key: str) -> Any:
     return p
 
 
+def pooling(options: argparse.Namespace) -> Any:
+    """How one vector or score is made of an input's tokens: as asked for, else as the model's file says."""
+    import xllamacpp
+
+    kinds = xllamacpp.llama_pooling_type
+    if options.task == "rerank":
+        return kinds.LLAMA_POOLING_TYPE_RANK
+    return getattr(kinds, f"LLAMA_POOLING_TYPE_{(options.pooling or 'unspecified').upper()}")
+
+
 def properties(address: str, key: str) -> dict[str, Any]:
-    """What the running server says of itself: `context_length` of a slot, `slots`, and whether it knows tools."""
+    """What the running server says of itself: `context_length` of a slot, `slots`, `tools` and `vision`."""
     # By hand: Python's HTTP client brings TLS and mail along, 10 MB in every worker for this one question.
     where = urlsplit(address)
     head = f"GET /props HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n"
@@ -66,6 +79,7 @@ def properties(address: str, key: str) -> dict[str, Any]:
         "context_length": props.get("default_generation_settings", {}).get("n_ctx"),
         "slots": props.get("total_slots"),
         "tools": bool(props.get("chat_template_caps", {}).get("supports_tools", False)),
+        "vision": bool(props.get("modalities", {}).get("vision", False)),
     }
 
 
@@ -84,6 +98,8 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=BATCH)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device-index", type=int)
+    parser.add_argument("--task", choices=("generate", "embed", "rerank"), default="generate")
+    parser.add_argument("--pooling", choices=("mean", "cls", "last"))
     options = parser.parse_args()
     # Taken out of the environment: nothing that the engine starts should inherit it.
     key = os.environ.pop("RBEE_ENGINE_KEY", "")
@@ -98,7 +114,11 @@ def main() -> int:
         tell(event="failed", reason=str(error))
         return UNLOADABLE
     address = server.listening_address
-    tell(event="listening", address=address, **properties(address, key))
+    facts = properties(address, key)
+    if options.task != "generate":  # a whole input is one step
+        longest = min(facts["context_length"] or options.batch_size, options.batch_size)
+        facts.update(context_length=longest, tools=False, vision=False)
+    tell(event="listening", address=address, **facts)
     while True:  # the server runs in threads of its own
         signal.pause()
 

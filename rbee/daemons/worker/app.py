@@ -38,6 +38,9 @@ from rbee.daemons.worker.supervisor import Limits, Supervisor
 
 log = logging.getLogger(__name__)
 
+#: A model's own poolings that make no vector of an input: none said, and a score.
+_NO_VECTOR = (0, 4)
+
 
 class WorkerDaemon:
     """`start`, then serve until `stop`. The engine loads meanwhile; `/health` tells how far it is."""
@@ -47,11 +50,18 @@ class WorkerDaemon:
         self.limits = limits or Limits()
         self._header = _header(config)
         options = config.options
-        trained = self._header.context_length if self._header else None
-        self._context = memory.context_for(trained, options.context_length)
+        self._task = options.task or "generate"
+        self._window = memory.window(
+            self._task,
+            trained=self._header.context_length if self._header else None,
+            causal=self._header is None or self._header.shape.causal,
+            context_length=options.context_length,
+            batch_size=options.batch_size,
+        )
         self._parallel = options.parallel or memory.DEFAULT_PARALLEL
         self._key = secrets.token_urlsafe(24)
-        self.state = WorkerState(config, now(), self._parallel, self._context)
+        self.state = WorkerState(config, now(), self._parallel, self._window.context)
+        self.state.progress = lambda: self.progress
         self._splice = Splice(clock=time.monotonic)
         self.supervisor = Supervisor(self.launch, self.state, self._splice, self.limits, time.monotonic)
         parts = (config, self.state, self.supervisor, self._splice)
@@ -60,15 +70,20 @@ class WorkerDaemon:
             app.Route("GET", "/info", self.info),
             app.Route("GET", "/metrics", self.metrics),
             app.Route("GET", "/v1/models", self.models),
-            *InferFace(*parts, chat=self._header is None or self._header.chat_template).routes(),
-            *OpenAiFace(*parts).routes(),
+            *OpenAiFace(*parts, width=self._header.shape.embedding or None if self._header else None).routes(),
         ]
+        if self._task == "generate":
+            routes += InferFace(*parts, chat=self._header is None or self._header.chat_template).routes()
         self.server = app.Server(app.build(routes), [access.listener(config.listen, token)])
         self._heartbeat = (
             Heartbeat(config.queen_url, token if config.queen_trusted else None, self.state, config.heartbeat_interval)
             if config.queen_url
             else None
         )
+
+    @property
+    def _pooling(self) -> int:
+        return self._header.pooling if self._header is not None else 0
 
     def launch(self) -> Launch:
         """The engine's command, for its next life."""
@@ -82,9 +97,11 @@ class WorkerDaemon:
             "model": self.config.model_path,
             "alias": self.config.model,
             "port": port,
-            "context_length": self._context,
+            "context_length": self._window.context,
             "parallel": self._parallel,
-            "batch_size": options.batch_size or memory.DEFAULT_BATCH,
+            "batch_size": self._window.batch,
+            "task": self._task,
+            "pooling": "mean" if self._task == "embed" and self._pooling in _NO_VECTOR else None,
             "threads": options.threads or _cores(),
             "device_index": index or None,
         }
@@ -132,7 +149,7 @@ class WorkerDaemon:
         pid = self.supervisor.loading_pid
         if self.state.phase != "starting" or pid is None or self._header is None:
             return 1.0 if self.state.phase == "serving" else None
-        expected = memory.llama_cpp_bytes(self._header.shape, context=self._context, parallel=self._parallel)
+        expected = memory.worker_bytes(self._header.shape, self._task, given=self._window, parallel=self._parallel)
         try:
             return round(min(0.99, psutil.Process(pid).memory_info().rss / expected), 2)
         except psutil.Error:
@@ -154,7 +171,6 @@ class WorkerDaemon:
                 "fleet": c.fleet,
                 "version": rbee.__version__,
                 "engine_version": c.provider.version,
-                "paths": c.provider.paths,
                 "options": c.options,
                 "pid": os.getpid(),
                 "engine_pid": engine.pid if engine is not None else None,
@@ -169,6 +185,7 @@ class WorkerDaemon:
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         model = {"id": self.config.model, "object": "model", "created": 0, "owned_by": "rbee"}
+        model["context_length"] = self.state.context_length
         return json_response({"object": "list", "data": [model]})
 
 

@@ -32,6 +32,7 @@ from rbee.daemons.worker.fold import Fold
 from rbee.daemons.worker.relay import relay_stream
 from rbee.daemons.worker.state import WorkerState
 from rbee.daemons.worker.supervisor import Supervisor
+from rbee.daemons.worker.vector_face import FIELDS, VectorFace
 from rbee.daemons.worker.words import EngineError, counts_of, engine_error, renamed
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -44,20 +45,32 @@ _SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 class OpenAiFace:
     """Serves the provider's OpenAI paths. Every answer names the model as the client did."""
 
-    def __init__(self, config: WorkerConfig, state: WorkerState, supervisor: Supervisor, splice: Splice) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        state: WorkerState,
+        supervisor: Supervisor,
+        splice: Splice,
+        *,
+        width: int | None = None,
+    ) -> None:
+        """`width` is how many numbers an embedding of the model has."""
         self._provider = config.provider
         self._served = config.model
         self._state = state
         self._supervisor = supervisor
         self._splice = splice
+        self._vectors = VectorFace(state, supervisor, splice, width)
 
     def routes(self) -> list[Route]:
         """One for each path that the engine serves."""
-        return [Route("POST", path, self._answering(self._handler(path))) for path in self._provider.paths]
+        return [Route("POST", path, self._answering(self._handler(path))) for path in self._state.paths]
 
     def _handler(self, path: str) -> _Handler:
         if path in KINDS:
             return partial(self._handle, KINDS[path])
+        if path in FIELDS:
+            return self._vectors.answer
         return self._handle_events if path in EVENT_FOLDS else self.pass_on
 
     def _answering(self, handler: _Handler) -> _Handler:

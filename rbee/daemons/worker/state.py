@@ -30,6 +30,11 @@ class WorkerState:
         self.errors = 0
         self.cancelled = 0
         self.engine_starts = 0
+        #: OpenAI paths that it serves, and what it can beyond them.
+        self.paths = config.provider.paths_for(config.options.task)
+        self.capabilities: tuple[str, ...] = ()
+        #: How much of the model is in memory, 0 to 1; None: nobody knows.
+        self.progress: Callable[[], float | None] = lambda: None
         self.prompt_tokens = 0
         self.tokens = 0
         #: Those of `tokens` whose seconds are known, and their seconds, summed over requests.
@@ -103,6 +108,10 @@ class WorkerState:
             avg_tokens_per_sec=round(self.tokens_per_second, 2),
             errors=self.errors,
             context_length=self.context_length,
+            paths=self.paths,
+            capabilities=self.capabilities,
+            progress=self.progress() if self.phase == "starting" else None,
+            prompt_tokens=self.prompt_tokens,
             started_at=self.started_at,
             reason=self.reason,
         )

@@ -123,6 +123,7 @@ class Supervisor:
             return e
         self._state.slots = int(child.facts.get("slots") or self._state.slots)
         self._state.context_length = child.facts.get("context_length") or self._state.context_length
+        self._state.capabilities = tuple(c for c in ("tools", "vision") if child.facts.get(c))
         self._state.engine_starts += 1
         self.engine = child
         self._state.enter("serving")

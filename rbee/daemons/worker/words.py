@@ -34,8 +34,16 @@ _TYPES = {
 #: What llama.cpp calls its own fault, though the request asks for what this model cannot.
 _ASKED_TOO_MUCH = re.compile(r"(image|audio|video) input is not supported")
 
+#: What it says of an input that is longer than one step, where all of it must be in one.
+_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process\..*current batch size: (\d+)")
+
 #: The field that holds the prompt, where it is not `messages`.
-_PROMPTS = {"/v1/completions": "prompt", "/v1/responses": "input"}
+_PROMPTS = {
+    "/v1/completions": "prompt",
+    "/v1/responses": "input",
+    "/v1/embeddings": "input",
+    "/v1/rerank": "documents",
+}
 _ABOUT_THE_PROMPT = ("context_length_exceeded", "not_supported")
 
 
@@ -75,6 +83,9 @@ def engine_error(status: int, body: bytes, path: str = "/v1/chat/completions") -
     if found := _ASKED_TOO_MUCH.match(message):
         message = f"This model reads no {found[1]}."
         status, kind, named = 400, openai.INVALID_REQUEST, "not_supported"
+    if found := _TOO_LONG.match(message):
+        message = f"An input has {found[1]} tokens; this worker takes at most {found[2]} in one."
+        status, kind, named = 400, openai.INVALID_REQUEST, "context_length_exceeded"
     param = _PROMPTS.get(path, "messages") if named in _ABOUT_THE_PROMPT else error.get("param")
     return EngineError(status, openai.error_body(message, kind, named, param))
 

@@ -13,7 +13,7 @@ from rbee.adapters.gguf import GgufHeader
 from rbee.adapters.mlc import MlcModel
 from rbee.contracts.operations.workers import WorkerSpawn
 from rbee.core.errors import Insufficient, InvalidRequest, NotFound, RbeeError
-from rbee.core.memory import DEFAULT_BATCH, DEFAULT_PARALLEL, context_for, kv_bytes, llama_cpp_bytes, mlc_bytes
+from rbee.core.memory import DEFAULT_PARALLEL, context_for, embedding_bytes, kv_bytes, mlc_bytes, window, worker_bytes
 from rbee.core.problems import did_you_mean
 from rbee.core.providers import EngineProvider
 from rbee.core.records import Device, ModelRecord
@@ -174,6 +174,7 @@ def needs_of(request: WorkerSpawn, model: ModelRecord, header: GgufHeader | MlcM
 
     - GGUF on a CPU: `38 MB + tensors + layers*context*slots*kv_heads*(key+value width)*2 + 4*batch*(3*FF + 4*D)
       + 250*vocabulary` (`llama_cpp_bytes`).
+    - The same, to embed or rerank: what a step over a whole input takes besides (`embedding_bytes`).
     - GGUF on a GPU: `tensors + keys and values as above + 256 MB` of overhead.
     - MLC: its own estimate (`mlc_bytes`).
     - Nothing known of the model: the size of its files + 256 MB.
@@ -183,15 +184,25 @@ def needs_of(request: WorkerSpawn, model: ModelRecord, header: GgufHeader | MlcM
     if header is None or not header.shape.layers:
         return Needs(memory=model.size_bytes + _OVERHEAD, slots=slots, context_length=options.context_length)
     shape = header.shape
-    context = context_for(shape.context_length or None, options.context_length)
     if isinstance(header, MlcModel):
+        context = context_for(shape.context_length or None, options.context_length)
         chunk = options.batch_size or header.prefill_chunk
         memory = mlc_bytes(shape, context=context, parallel=slots, prefill_chunk=chunk)
-    elif request.worker != "cpu":
-        memory = shape.tensor_bytes + kv_bytes(shape, context, slots) + _OVERHEAD
+        return Needs(memory=memory, slots=slots, context_length=context)
+    given = window(
+        options.task,
+        trained=shape.context_length or None,
+        causal=shape.causal,
+        context_length=options.context_length,
+        batch_size=options.batch_size,
+    )
+    if request.worker == "cpu":
+        memory = worker_bytes(shape, options.task, given=given, parallel=slots)
+    elif options.task in (None, "generate"):
+        memory = shape.tensor_bytes + kv_bytes(shape, given.context, slots) + _OVERHEAD
     else:
-        memory = llama_cpp_bytes(shape, context=context, parallel=slots, batch=options.batch_size or DEFAULT_BATCH)
-    return Needs(memory=memory, slots=slots, context_length=context)
+        memory = embedding_bytes(shape, context=given.context, parallel=slots) + _OVERHEAD
+    return Needs(memory=memory, slots=slots, context_length=given.context)
 
 
 def notes_of(request: WorkerSpawn, needs: Needs) -> tuple[str, ...]:
@@ -234,6 +245,35 @@ def check_options(request: WorkerSpawn, provider: EngineProvider, needs: Needs) 
             code="bad_options",
             mend="Raise memory_limit_mb, or give it a smaller context_length or parallel.",
             param="options.memory_limit_mb",
+        )
+
+
+def check_task(request: WorkerSpawn, provider: EngineProvider, header: GgufHeader | MlcModel | None) -> None:
+    """Raises InvalidRequest for a task that the engine (`option_not_supported`) or the model (`wrong_task`) is not
+    made for: an engine would answer with numbers that mean nothing."""
+    task = request.options.task or "generate"
+    if not provider.paths_for(task):
+        raise InvalidRequest(
+            f"{provider.name} does not {task}.",
+            code="option_not_supported",
+            mend="Leave the task out, or take another engine.",
+            param="options.task",
+        )
+    if not isinstance(header, GgufHeader):
+        return
+    if task == "rerank" and not header.classifier:
+        raise InvalidRequest(
+            f"The model {request.model!r} scores no texts: its file has no classification head.",
+            code="wrong_task",
+            mend="Take a reranker (bge-reranker, jina-reranker, Qwen3-Reranker), or `task: embed`.",
+            param="options.task",
+        )
+    if task == "generate" and not header.shape.causal:
+        raise InvalidRequest(
+            f"The model {request.model!r} writes no text: it is an encoder ({header.architecture}).",
+            code="wrong_task",
+            mend=f"Say `options: {{task: {'rerank' if header.classifier else 'embed'}}}`.",
+            param="options.task",
         )
 
 

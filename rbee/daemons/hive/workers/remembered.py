@@ -42,6 +42,7 @@ class Case:
     context_length: int | None
     slots: int
     batch_size: int | None
+    task: str | None = None
 
     @property
     def key(self) -> str:

@@ -63,7 +63,9 @@ class Planner:
         entries = await asyncio.to_thread(self._binaries.entries)
         engine = admission.choose_engine(request, model, entries, info.cpu_flags, info.arch)
         assert engine.provider is not None
-        needs = admission.needs_of(request, model, await asyncio.to_thread(_header, model))
+        header = await asyncio.to_thread(_header, model)
+        admission.check_task(request, engine.provider, header)
+        needs = admission.needs_of(request, model, header)
         queen_url, queen_trusted = self._queen_of(request)
         config = WorkerConfig(
             worker_id=request.worker_id or "",
@@ -108,6 +110,7 @@ def case_of(model: ModelRecord, config: WorkerConfig, slots: int, context_length
         context_length=context_length,
         slots=slots,
         batch_size=config.options.batch_size,
+        task=config.options.task,
     )
 
 
