@@ -62,7 +62,7 @@ workers:                      # what runs
     model: bee-tiny           # or {name}, once it is in `models`
     hive: localhost
     device: auto              # {_devices(machine.devices)}
-    # replicas: 2             # processes
+    # replicas: 2             # processes; or {{min: 0, max: 4}}, and the queen starts them when requests wait
     # options: {{context_length: 4096, parallel: 4}}
     # idle_timeout: 30m       # unload after this long without a request
 

@@ -45,8 +45,9 @@ def summary(spec: Spec) -> str:
     def count(number: int, what: str) -> str:
         return f"{number} {what}{'' if number == 1 else 's'}"
 
-    processes = sum(w.replicas.min for w in spec.workers.values())
-    more = f" ({count(processes, 'process').replace('processs', 'processes')})" if spec.workers else ""
+    least, most = (sum(getattr(w.replicas, end) for w in spec.workers.values()) for end in ("min", "max"))
+    number = f"{least} process" if most == least == 1 else f"{most} processes"
+    more = f" ({number if most == least else f'{least} to {number}'})" if spec.workers else ""
     parts = [
         count(len(spec.hives), "hive"),
         count(len(spec.models), "model"),

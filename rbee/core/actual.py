@@ -6,6 +6,7 @@ Unknown is not absent. A machine that could not be observed yields a problem and
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,12 @@ from rbee.core.spec import Ssh
 ALIVE = frozenset({"starting", "ready", "busy"})
 #: Of a worker that is as it shall be: one unloaded for want of requests is started again when it is asked for.
 IN_PLACE = ALIVE | {"unloaded"}
+
+
+def in_place(worker: WorkerRecord) -> bool:
+    """Whether a worker is as it shall be, or will be in a moment without anyone's help: one whose process is being
+    ended only to be unloaded, or started anew, has not gone."""
+    return worker.status in IN_PLACE or (worker.status == "stopping" and worker.next in IN_PLACE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +93,8 @@ class QueenActual:
     boot_digest: str = ""
     token_digest: str | None = None
     hives: tuple[KnownTo, ...] = ()
+    #: How many workers her settings name: she starts them when they are wanted.
+    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +105,11 @@ class Actual:
     hives: dict[str, HiveActual | Unknown] = field(default_factory=dict)
 
 
-def fingerprint(actual: Actual) -> str:
-    """Digest of what a plan is made from; what changes by itself (free memory, ready or busy) is left out."""
+def fingerprint(actual: Actual, itself: Collection[tuple[str, str, str]] = ()) -> str:
+    """Digest of what a plan is made from; what changes by itself (free memory, ready or busy) is left out, and so are
+    the workers that the queen starts and stops: `itself` are their hives, ids and digests."""
 
-    def hive(seen: HiveActual | Unknown) -> Any:
+    def hive(name: str, seen: HiveActual | Unknown) -> Any:
         if isinstance(seen, Unknown):
             return "unknown"
         return {
@@ -110,12 +120,13 @@ def fingerprint(actual: Actual) -> str:
             "token": seen.token_digest,
             "models": sorted((m.id, m.status, m.checksum or "", m.source) for m in seen.models),
             "workers": sorted(
-                (w.worker_id, w.status in IN_PLACE, w.mark.spec_digest if w.mark else "", w.idle_timeout or 0)
+                (w.worker_id, in_place(w), w.mark.spec_digest if w.mark else "", w.idle_timeout or 0)
                 for w in seen.workers
+                if w.mark is None or (name, w.worker_id, w.mark.spec_digest) not in itself
             ),
             "binaries": sorted((b.id, b.status) for b in seen.binaries),
             "problems": sorted(p.summary for p in seen.problems),
         }
 
     queen = actual.queen if isinstance(actual.queen, QueenActual) else "unknown"
-    return digest({"queen": queen, "hives": {name: hive(seen) for name, seen in actual.hives.items()}}, 64)
+    return digest({"queen": queen, "hives": {name: hive(name, seen) for name, seen in actual.hives.items()}}, 64)

@@ -131,22 +131,13 @@ def check_workers(scene: Scene) -> Iterator[Finding]:
         yield from _model(scene, name, worker)
         yield from _hive(scene, name, worker)
         yield from _engine(scene, name, worker)
+        yield from _replicas(name, worker)
     yield from _enough_ports(scene)
 
 
 def check_not_yet(scene: Scene) -> Iterator[Finding]:
     """A warning for each thing that the file may say and that this version of rbee does not act on."""
     detail = "The file's format has it; this version of rbee keeps it and does not act on it yet."
-    again = "This version of rbee starts it again only when told: `rbee worker spawn --worker-id ID --model MODEL`."
-    if scene.spec.defaults.idle_timeout is not None:
-        path: Path = ("defaults", "idle_timeout")
-        summary = "Workers that `idle_timeout` unloads are not started by requests yet."
-        yield Finding(path=path, summary=summary, detail=again, severity="warning", key=True)
-    for name, worker in scene.spec.workers.items():
-        if worker.idle_timeout not in (None, scene.spec.defaults.idle_timeout):
-            path = ("workers", name, "idle_timeout")
-            summary = f"The worker {name!r}, once `idle_timeout` has unloaded it, is not started by requests yet."
-            yield Finding(path=path, summary=summary, detail=again, severity="warning", key=True)
     for name in scene.spec.policies:
         if scene.damaged("policies", name):
             continue
@@ -227,6 +218,17 @@ def _engine(scene: Scene, name: str, worker: WorkerSpec) -> Iterator[Finding]:
         verb = "cannot run on" if worker.engine else f"runs {wanted} models on"
         mend = f"It can be: {', '.join(types)}."
         yield Finding(path=("workers", name, "device"), summary=f"{said} {verb} {kind}.", mend=mend)
+
+
+def _replicas(name: str, worker: WorkerSpec) -> Iterator[Finding]:
+    least, most = worker.replicas.min, worker.replicas.max
+    if most < least:
+        yield Finding(
+            path=("workers", name, "replicas", "max"),
+            summary=f"`max` is {most}, less than `min`, which is {least}.",
+            detail="`min` processes always run; the queen starts more, up to `max`, when requests wait.",
+            mend=f"Write `replicas: {{min: {most}, max: {least}}}`.",
+        )
 
 
 def _enough_ports(scene: Scene) -> Iterator[Finding]:

@@ -45,7 +45,10 @@ class ModelWanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerWanted:
-    """One worker process. `digest` is of everything that asks for a new process when it changes."""
+    """One worker process. `digest` is of everything that asks for a new process when it changes.
+
+    One that is `on_demand` is never started by a plan: its engine and its model are brought, the queen does the rest.
+    """
 
     worker_id: str
     spec_name: str
@@ -56,6 +59,7 @@ class WorkerWanted:
     options: WorkerOptions
     idle_timeout: float | None = None
     digest: str
+    on_demand: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

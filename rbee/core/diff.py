@@ -101,6 +101,8 @@ def _queen(desired: Desired, actual: Actual, blocked: set[str]) -> Iterator[Acti
             "queen.start", "add", "queen", "not running; her hive must clean up", subject="queen", as_it_was=True
         )
     if wanted is None:
+        if seen.running and seen.workers:
+            yield new_action("queen.configure", "change", "queen", "she starts no worker any more", subject="queen")
         if seen.running or seen.fleet:
             yield new_action("queen.stop", "remove", "queen", "the fleet is destroyed", subject="queen")
         return
@@ -145,6 +147,5 @@ def _queen_daemon(wanted: QueenWanted, seen: QueenActual) -> Iterator[Action]:
     if reasons:
         yield new_action("queen.restart", "change", "queen", "; ".join(reasons), subject="queen")
     elif seen.config_digest != wanted.config_digest:
-        yield new_action(
-            "queen.configure", "change", "queen", "models, aliases, policies or hives changed", subject="queen"
-        )
+        reason = "models, workers, aliases, policies, keys or hives changed"
+        yield new_action("queen.configure", "change", "queen", reason, subject="queen")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rbee.core.actions import Action, Change, Kind
-from rbee.core.actual import IN_PLACE, HiveActual
+from rbee.core.actual import HiveActual, in_place
 from rbee.core.desired import Desired, HiveWanted, ModelWanted, WorkerWanted
 from rbee.core.lifecycle import duration
 from rbee.core.problems import Problem
@@ -42,7 +42,7 @@ def _staying(wanted: HiveWanted, seen: HiveActual, fleet: str) -> list[WorkerRec
     """Workers that are in place and go on as they are although this file does not describe them: made by hand, or held
     because what is wanted instead cannot be had now. Their engines and models stay too."""
     held = set(wanted.held) | {w.worker_id for w in wanted.workers if w.model in _taken(wanted, seen, fleet)}
-    return [w for w in seen.workers if w.status in IN_PLACE and (not ours(w.mark, fleet) or w.worker_id in held)]
+    return [w for w in seen.workers if in_place(w) and (not ours(w.mark, fleet) or w.worker_id in held)]
 
 
 def _taken(wanted: HiveWanted, seen: HiveActual, fleet: str) -> dict[str, ModelRecord]:
@@ -133,23 +133,43 @@ def _remove_model(record: ModelRecord, hive: str, reason: str) -> Action:
 
 def _workers(wanted: HiveWanted, seen: HiveActual, fleet: str) -> Iterator[Action]:
     found = {w.worker_id: w for w in seen.workers if ours(w.mark, fleet)}
-    clashing = {w.worker_id for w in seen.workers if not ours(w.mark, fleet) and w.status in IN_PLACE}
+    clashing = {w.worker_id for w in seen.workers if not ours(w.mark, fleet) and in_place(w)}
     taken, anew = _taken(wanted, seen, fleet), _fetched_anew(wanted, seen)
     for worker in wanted.workers:
         if worker.worker_id in clashing or worker.model in taken:
             continue
         record = found.get(worker.worker_id)
-        if record is None:
+        if worker.on_demand:
+            yield from _on_demand(worker, record, wanted.name, anew.get(worker.model, ""))
+        elif record is None:
             yield _spawn("worker.spawn", "add", worker, wanted.name, f"model {worker.model} on {worker.device}")
         elif reason := _worker_reason(worker, record) or anew.get(worker.model, ""):
             yield _spawn("worker.replace", "replace", worker, wanted.name, reason, pid=record.pid)
-        elif (was := record.idle_timeout or None) != (now := worker.idle_timeout or None):
-            reason = f"idle_timeout {_time(was)} -> {_time(now)}"
+        elif reason := _other_idle_timeout(worker, record):
             yield _spawn("worker.configure", "change", worker, wanted.name, reason)
     names = {w.worker_id for w in wanted.workers} | set(wanted.held)
     for worker_id, record in found.items():
         if worker_id not in names:
             yield _stop_worker(record, wanted.name, "not in this file (or placed elsewhere)")
+
+
+def _on_demand(worker: WorkerWanted, record: WorkerRecord | None, hive: str, anew: str) -> Iterator[Action]:
+    """One that only the queen starts. What there is of it from other settings goes, so that she starts it as it shall
+    be; one that is not there, was unloaded or has failed is her matter."""
+    if record is None:
+        return
+    runs = in_place(record) and record.status != "unloaded"
+    if record.mark is not None and record.mark.spec_digest != worker.digest:
+        yield _stop_worker(record, hive, "its settings changed; the queen starts it when it is wanted")
+    elif runs and anew:
+        yield _stop_worker(record, hive, f"{anew}; the queen starts it when it is wanted")
+    elif runs and (reason := _other_idle_timeout(worker, record)):
+        yield _spawn("worker.configure", "change", worker, hive, reason)
+
+
+def _other_idle_timeout(worker: WorkerWanted, found: WorkerRecord) -> str:
+    was, now = found.idle_timeout or None, worker.idle_timeout or None
+    return "" if was == now else f"idle_timeout {_time(was)} -> {_time(now)}"
 
 
 def _fetched_anew(wanted: HiveWanted, seen: HiveActual) -> dict[str, str]:
@@ -160,7 +180,7 @@ def _fetched_anew(wanted: HiveWanted, seen: HiveActual) -> dict[str, str]:
 
 
 def _worker_reason(worker: WorkerWanted, found: WorkerRecord) -> str:
-    if found.status not in IN_PLACE:
+    if not in_place(found):
         return f"{found.status}: {found.reason}" if found.reason else found.status
     if found.mark is None or found.mark.spec_digest == worker.digest:
         return ""
@@ -186,6 +206,7 @@ def _spawn(kind: Kind, change: Change, worker: WorkerWanted, hive: str, reason: 
             "batch_size": worker.options.batch_size,
             "threads": worker.options.threads,
             "memory_limit_mb": worker.options.memory_limit_mb,
+            "task": worker.options.task,
         },
         idle_timeout=worker.idle_timeout, digest=worker.digest, pid=pid,
     )  # fmt: skip
@@ -200,7 +221,7 @@ def _stop_worker(record: WorkerRecord, hive: str, reason: str) -> Action:
 
 def leaves_work(seen: HiveActual, desired: Desired) -> bool:
     """Whether a hive that is to go has workers running or models on disk that only its daemon can clean up."""
-    workers = any(ours(w.mark, desired.fleet) and w.status in IN_PLACE for w in seen.workers)
+    workers = any(ours(w.mark, desired.fleet) and in_place(w) for w in seen.workers)
     return workers or (not desired.keep_models and any(ours(m.mark, desired.fleet) for m in seen.models))
 
 
@@ -215,7 +236,7 @@ def removals(name: str, seen: HiveActual, desired: Desired) -> Iterator[Action]:
             release=installed[-1], as_it_was=True,
         )  # fmt: skip
     for record in seen.workers:
-        if ours(record.mark, fleet) and (seen.live is not None or record.status in IN_PLACE):
+        if ours(record.mark, fleet) and (seen.live is not None or in_place(record)):
             yield _stop_worker(record, name, reason)
     for model in seen.models:
         if ours(model.mark, fleet) and not desired.keep_models:
@@ -244,7 +265,7 @@ def clashes(wanted: HiveWanted, seen: HiveActual, fleet: str) -> Iterator[Proble
         )
     names = {w.worker_id for w in wanted.workers}
     for worker in seen.workers:
-        if worker.worker_id in names and not ours(worker.mark, fleet) and worker.status in IN_PLACE:
+        if worker.worker_id in names and not ours(worker.mark, fleet) and in_place(worker):
             which = f"pid {worker.pid}" if worker.pid else "unloaded"
             yield Problem(
                 summary=f"Worker {worker.worker_id!r} on {wanted.name!r} was not made by this fleet",

@@ -66,6 +66,9 @@ def _before(first: Action, then: Action, local_hive: str | None, leaving: frozen
     if first.kind == "queen.start" and (then.kind == "queen.restart" or then.hive in leaving):
         return True  # she was started once more as she was, for the hive in her process to clean up
     if first.kind in QUEEN_UP:
+        if first.kind != "queen.start" and then.kind in ("worker.stop", "worker.replace") and then.hive not in leaving:
+            # Else she might start again, as it was, what is being taken away while requests wait for it.
+            return True
         return then.kind in ("hive.register", "hive.unregister") or (
             local_hive is not None and then.hive == local_hive and then.kind != "engine.install"
         )

@@ -47,6 +47,11 @@ def choose_engine(
     return f"no device of it can run a {wanted} model (it has {', '.join(sorted(ids)) or 'none'})"
 
 
+def worker_ids(worker: WorkerSpec) -> tuple[str, ...]:
+    """`chat-0`, `chat-1`, ...: ids of a worker's replicas, unique in the fleet because names are."""
+    return tuple(f"{worker.name}-{i}" for i in range(worker.replicas.max))
+
+
 def place(
     worker_ids: Sequence[str],
     worker: WorkerSpec,

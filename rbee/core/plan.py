@@ -13,6 +13,7 @@ from rbee.core.desired import Desired
 from rbee.core.diff import diff
 from rbee.core.digest import digest
 from rbee.core.order import order
+from rbee.core.placement import worker_ids
 from rbee.core.problems import Problem, ProblemsError, did_you_mean
 from rbee.core.spec import Spec
 
@@ -27,6 +28,8 @@ class Plan:
     made_from: str
     actions: tuple[Action, ...] = ()
     problems: tuple[Problem, ...] = ()
+    #: Ids of the workers that the queen starts when they are wanted, and no plan ever does.
+    on_demand: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -58,13 +61,16 @@ def make_plan(desired: Desired, actual: Actual, local_hive: str | None) -> Plan:
     """Diff, order, and the digest of both inputs."""
     found = diff(desired, actual)
     leaving = {n for n, h in actual.hives.items() if isinstance(h, HiveActual) and not h.address} - {local_hive}
+    hers = [(n, w) for n, h in sorted(desired.hives.items()) for w in h.workers if w.on_demand]
     # Of problems only what they are: their details hold numbers (free memory) that change by themselves.
     told = sorted((p.subject, p.summary) for p in desired.problems)
+    seen = fingerprint(actual, {(hive, w.worker_id, w.digest) for hive, w in hers})
     return Plan(
         fleet=desired.fleet,
-        made_from=digest([replace(desired, problems=()), told, fingerprint(actual)], 64),
+        made_from=digest([replace(desired, problems=()), told, seen], 64),
         actions=order(found.actions, local_hive, frozenset(n for n in leaving if n)),
         problems=found.problems,
+        on_demand=tuple(w.worker_id for _, w in hers),
     )
 
 
@@ -75,7 +81,7 @@ def check_targets(spec: Spec, targets: Sequence[str]) -> None:
     of the file's; another number at its end (a replica too many) makes it another name, not a near miss.
     """
     known = ["queen", *(f"hives.{h}" for h in spec.hives), *(f"workers.{w}" for w in spec.workers)]
-    known += [f"workers.{w.name}-{i}" for w in spec.workers.values() for i in range(w.replicas.max)]
+    known += [f"workers.{i}" for w in spec.workers.values() for i in worker_ids(w)]
     problems = [
         Problem(
             summary=f"--target {target!r} names nothing of this file",

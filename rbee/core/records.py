@@ -118,6 +118,10 @@ class WorkerRecord:
     pid: int
     status: WorkerStatus
     reason: Annotated[str | None, Doc("Why it failed or died, for a person.")] = None
+    next: Annotated[
+        Literal["unloaded", "starting"] | None,
+        Doc("While its process is being ended, what it will be then; none: it goes for good."),
+    ] = None
     started_at: str = ""
     slots: int = 1
     context_length: int | None = None

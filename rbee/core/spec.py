@@ -39,7 +39,7 @@ _REPLICAS_WRITTEN = {
         {"type": "integer", "minimum": 0, "maximum": 1000},
         {"$ref": "#/$defs/Replicas"},
     ],
-    "description": "How many processes: a number, or {min, max} and the queen starts them by load.",
+    "description": "A number, or {min, max}: then the queen starts and ends those beyond `min` by load.",
 }
 _ALIAS_WRITTEN = {
     "oneOf": [

@@ -219,6 +219,7 @@ def observe_queen(spec: Spec, machines: Machines, before: QueenConfig | None) ->
     online = {str(h.get("hive_id")) for h in info.get("hives", ()) if h.get("status") == "online"}
     return QueenActual(
         running=True,
+        workers=len(before.workers),
         fleet=str(info.get("fleet", "")),
         release=str(info.get("release", "")),
         config_digest=str(info.get("config_digest", "")),

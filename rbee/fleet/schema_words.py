@@ -147,10 +147,11 @@ def wrong_kind(value: Any, wanted: Sequence[str], schema: Mapping[str, Any], pat
         mend = f"Write {'true' if value.lower() in ('yes', 'on') else 'false'}."
     elif "array" in wanted and isinstance(value, (str, int, float)):
         mend = f"Write a list: {name}: [{value}]."
+    elif set(wanted) & {"integer", "number"}:
+        if isinstance(value, str) and re.fullmatch(r"[0-9.]+", value):
+            mend = f"Write it without quotes: {value}."
     elif "object" in wanted and value is not None:
         mend = f"Write the keys under `{name}:`, indented." if path else "`rbee init` writes one to start from."
-    elif set(wanted) & {"integer", "number"} and isinstance(value, str) and re.fullmatch(r"[0-9.]+", value):
-        mend = f"Write it without quotes: {value}."
     about = str(schema.get("description", ""))
     what = f"`{label(path) or name}`" if path else "The file"
     return Told(summary=f"{what} must be {expected}, not {shown(value)}.", detail=about, mend=mend)

@@ -93,7 +93,7 @@ def make(
     if request.destroy:
         desired = Desired(fleet=spec.fleet, queen=None, keep_models=request.keep_models)
     else:
-        desired = make_desired(
+        desired, queen = make_desired(
             Inputs(
                 spec=spec,
                 providers=request.providers,
@@ -105,6 +105,7 @@ def make(
                 predict=request.predict,
                 pinned=request.pinned,
                 files=request.files,
+                before=seen.queen_config,
             )
         )
         desired = replace(desired, problems=(*desired.problems, *unheard))

@@ -7,8 +7,11 @@ import ipaddress
 from collections.abc import Mapping
 
 from rbee.contracts import defaults
-from rbee.contracts.configs import HiveConfig, KnownHive, KnownModel, QueenConfig
+from rbee.contracts.configs import HiveConfig, KnownHive, KnownModel, KnownWorker, QueenConfig
 from rbee.core.actual import HiveActual, Unknown
+from rbee.core.desired import HiveWanted, WorkerWanted
+from rbee.core.placement import worker_ids
+from rbee.core.records import Mark
 from rbee.core.sources import SourceProvider
 from rbee.core.spec import HiveSpec, Spec
 
@@ -109,8 +112,8 @@ def queen_config(
     release: str,
     sources: tuple[SourceProvider, ...] = (),
 ) -> QueenConfig:
-    """Settings of the queen. What is known of a hive that cannot be seen now stays as it was (`before`), and so
-    does a hive that the file dropped, until `hive.unregister` has cleaned it up."""
+    """Settings of the queen, but for the workers (`known_workers`). What is known of a hive that cannot be seen now
+    stays as it was (`before`), and so does a hive that the file dropped, until `hive.unregister` has cleaned it up."""
     kept = {h.hive_id: h for h in before.hives} if before else {}
     hives: list[KnownHive] = []
     listens: set[str] = set()
@@ -145,6 +148,38 @@ def queen_config(
         models=tuple(KnownModel(name=m.name, source=m.source) for m in spec.models.values()),
         aliases=dict(spec.aliases),
         policies=dict(spec.policies),
+        keys=dict(spec.queen.keys),
+        limits=spec.queen.limits,
+        store=spec.queen.store,
+        store_password_file=spec.queen.store_password_file,
+        traces=spec.queen.traces,
+        access_log=spec.queen.access_log,
         local_hive=local,
         release=release,
+    )
+
+
+def known_workers(spec: Spec, wanted: Mapping[str, HiveWanted], before: QueenConfig | None) -> tuple[KnownWorker, ...]:
+    """Workers as the queen is told of them, in the file's order: as they were placed. Of those that cannot be placed
+    now (their machine is unreachable, has a problem) she keeps what she knew, while the file has worker and hive."""
+    placed = {w.worker_id: _known_worker(spec.fleet, name, w) for name, h in wanted.items() for w in h.workers}
+    kept = {w.worker_id: w for w in (before.workers if before else ()) if w.hive_id in spec.hives}
+    found = (placed.get(i) or kept.get(i) for worker in spec.workers.values() for i in worker_ids(worker))
+    return tuple(w for w in found if w is not None)
+
+
+def _known_worker(fleet: str, hive: str, worker: WorkerWanted) -> KnownWorker:
+    kind, _, index = worker.device.partition(":")
+    return KnownWorker(
+        worker_id=worker.worker_id,
+        spec_name=worker.spec_name,
+        model=worker.model,
+        hive_id=hive,
+        worker_type=kind,
+        device=int(index or 0),
+        engine=worker.engine,
+        options=worker.options,
+        idle_timeout=worker.idle_timeout,
+        mark=Mark(fleet=fleet, spec_digest=worker.digest),
+        on_demand=worker.on_demand,
     )

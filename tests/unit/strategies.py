@@ -145,7 +145,15 @@ idle = st.sampled_from([None, 0.0, 300.0])
 @st.composite
 def hives_wanted(draw: st.DrawFn, name: str, ids: list[str], held: list[str]) -> HiveWanted:
     workers = tuple(
-        wanted_worker(i, digest=f"{draw(digests)} {m} {e}", model=m, binary_id=e, engine=e, idle_timeout=draw(idle))
+        wanted_worker(
+            i,
+            digest=f"{draw(digests)} {m} {e}",
+            model=m,
+            binary_id=e,
+            engine=e,
+            idle_timeout=draw(idle),
+            on_demand=draw(st.booleans()),
+        )
         for i in ids
         for m, e in [(draw(st.sampled_from(MODELS)), draw(st.sampled_from(ENGINES)))]
     )
@@ -194,7 +202,7 @@ def hives_actual(draw: st.DrawFn, name: str) -> HiveActual | Unknown:
     if draw(st.integers(0, 5)) == 0:
         return Unknown(why="No route to host.")
     live = st.builds(HiveLive, fleet=st.sampled_from([FLEET] * 4 + ["other"]), release=digests, config_digest=digests)
-    statuses = st.sampled_from(["starting", "ready", "busy", "stopping", "dead", "failed"])
+    statuses = st.sampled_from(["starting", "ready", "busy", "stopping", "dead", "failed", "unloaded"])
     fleets = draw(st.dictionaries(digests, st.sampled_from([FLEET, "other", ""])))
     return HiveActual(
         address="" if name == LOCAL else f"10.0.0.{HIVES.index(name)}",
@@ -216,6 +224,7 @@ def hives_actual(draw: st.DrawFn, name: str) -> HiveActual | Unknown:
             worker(
                 w,
                 status=draw(statuses),
+                next=draw(st.sampled_from([None, "unloaded", "starting"])),
                 digest=f"{draw(digests)} {m} {e}",  # a digest is of these too
                 fleet=draw(st.sampled_from([None, FLEET, FLEET, "other"])),
                 model=m,

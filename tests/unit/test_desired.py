@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from rbee.contracts.configs import QueenConfig, boot_digest, config_digest
+from rbee.contracts.configs import KnownWorker, QueenConfig, boot_digest, config_digest
 from rbee.core.actual import Actual, HiveActual, QueenActual, Unknown
 from rbee.core.desired import Desired, EngineWanted, ModelWanted, Pin
+from rbee.core.placement import worker_ids
 from rbee.core.problems import Problem
 from rbee.core.providers import EngineProvider, Install, Needs
-from rbee.core.records import Device
-from rbee.core.spec import HiveSpec, ModelSpec, Spec, Ssh, Where, WorkerOptions, WorkerSpec
-from rbee.fleet.desired import Inputs, make_desired, worker_ids
+from rbee.core.records import Device, Mark
+from rbee.core.spec import HiveSpec, ModelSpec, Replicas, Spec, Ssh, Where, WorkerOptions, WorkerSpec
+from rbee.fleet.desired import Inputs, make_desired
 from rbee.fleet.settings import hive_config
 from tests.unit.strategies import CPU, ENGINE, bare, binary, hive_actual, provider, worker
 
@@ -40,8 +41,9 @@ def spec(*hives: HiveSpec, source: str = "hf:org/tiny.gguf", workers: Sequence[W
     )
 
 
-def chat(**kw: Any) -> WorkerSpec:
-    return WorkerSpec(**{"name": "chat", "model": "tiny", **kw})
+def chat(replicas: int | Replicas = 1, **kw: Any) -> WorkerSpec:
+    many = Replicas(min=replicas, max=replicas) if isinstance(replicas, int) else replicas
+    return WorkerSpec(**{"name": "chat", "model": "tiny", "replicas": many, **kw})
 
 
 def want(
@@ -51,6 +53,16 @@ def want(
     predicted: int | None = None,
     **kw: Any,
 ) -> Desired:
+    return want_with_queen(of, seen, providers, predicted, **kw)[0]
+
+
+def want_with_queen(
+    of: Spec,
+    seen: Mapping[str, HiveActual | Unknown],
+    providers: Sequence[EngineProvider] = (provider(),),
+    predicted: int | None = None,
+    **kw: Any,
+) -> tuple[Desired, QueenConfig]:
     configs = {
         n: hive_config(of, of.hives[n], a, token_file="/t", release="r1")
         for n, a in seen.items()
@@ -86,7 +98,7 @@ def test_replicas_are_numbered() -> None:
 
 def test_all_of_a_hive_is_worked_out() -> None:
     of = spec(BOX, workers=[chat(hive="box", options=WorkerOptions(parallel=2))])
-    found = want(of, {"box": bare()}, pinned={"tiny": PIN})
+    found, queen = want_with_queen(of, {"box": bare()}, pinned={"tiny": PIN})
     assert found.problems == ()
     hive = found.hives["box"]
     assert (hive.local, hive.release, hive.token_digest, hive.held) == (False, "r1", "t1", ())
@@ -100,7 +112,12 @@ def test_all_of_a_hive_is_worked_out() -> None:
     assert made.options.parallel == 2
     assert found.queen is not None
     assert found.queen.hives == ("box",)
-    assert (found.queen.config_digest, found.queen.boot_digest) == (config_digest(QUEEN), boot_digest(QUEEN))
+    assert (found.queen.config_digest, found.queen.boot_digest) == (config_digest(queen), boot_digest(QUEEN))
+    known = KnownWorker(
+        worker_id="chat-0", spec_name="chat", model="tiny", hive_id="box", worker_type="cpu", engine="llama-cpp",
+        options=WorkerOptions(parallel=2), mark=Mark(fleet="home", spec_digest=made.digest),
+    )  # fmt: skip
+    assert queen == replace(QUEEN, workers=(known,))
 
 
 def test_a_digest_of_the_file_beats_the_lock() -> None:
@@ -403,3 +420,84 @@ def test_what_only_too_big_workers_would_need_is_not_brought() -> None:
     found = want(of, {"box": there}, predicted=2**20).hives["box"]
     assert {m.name for m in found.models} <= {m.id for m in there.models}
     assert {e.binary_id for e in found.engines} == {b.id for b in there.binaries}
+
+
+# ------------------------------------------------------------ on demand
+
+
+def on_demand(found: Desired) -> dict[str, bool]:
+    return {w.worker_id: w.on_demand for hive in found.hives.values() for w in hive.workers}
+
+
+def test_replicas_beyond_the_least_are_on_demand_and_have_all_that_they_need_brought() -> None:
+    of = spec(BOX, workers=[chat(Replicas(min=1, max=3), hive="box")])
+    found, queen = want_with_queen(of, {"box": bare()})
+    assert on_demand(found) == {"chat-0": False, "chat-1": True, "chat-2": True}
+    assert [(w.worker_id, w.on_demand) for w in queen.workers] == [
+        ("chat-0", False),
+        ("chat-1", True),
+        ("chat-2", True),
+    ]
+    none, queen = want_with_queen(spec(BOX, workers=[chat(Replicas(min=0, max=1), hive="box")]), {"box": bare()})
+    assert (on_demand(none), len(queen.workers)) == ({"chat-0": True}, 1)
+    assert (len(none.hives["box"].engines), len(none.hives["box"].models)) == (1, 1)
+
+
+def test_what_is_on_demand_takes_no_memory_and_no_cores_of_the_plan() -> None:
+    of = spec(BOX, workers=[chat(Replicas(min=1, max=9), hive="box")])
+    seen = bare(memory_available=2**20, devices=(cpu(1),))
+    found = want(of, {"box": seen}, predicted=2**20)
+    assert (found.problems, len(places(found))) == ((), 9)
+
+
+def test_where_the_others_do_not_fit_only_those_are_on_demand_whose_files_are_there() -> None:
+    of = spec(BOX, workers=[chat(Replicas(min=1, max=2), hive="box")])
+    assert places(want(of, {"box": bare(memory_available=1)}, predicted=2**20)) == {}
+    seen = replace(hive_actual(), memory_available=1, workers=())
+    assert places(want(of, {"box": seen}, predicted=2**20)) == {"chat-1": "box"}
+
+
+def test_what_is_on_demand_is_placed_after_all_that_always_runs() -> None:
+    many, one = chat(Replicas(min=0, max=2), where=ANY), chat(name="code", replicas=2, where=ANY)
+    found = want(spec(BOX, ATTIC, workers=[many, one]), {"box": bare(), "attic": bare()})
+    assert places(found) == {"code-0": "attic", "code-1": "box", "chat-0": "attic", "chat-1": "box"}
+
+
+def test_what_cannot_be_had_on_demand_is_told_once() -> None:
+    of = spec(BOX, workers=[chat(Replicas(min=0, max=3), hive="box", device="cuda:7")])
+    assert summaries(want(of, {"box": bare()})) == ["Worker 'chat-0' cannot run on hive 'box'"]
+    of = spec(BOX, workers=[chat(Replicas(min=1, max=3), hive="box", device="cuda:7")])
+    assert summaries(want(of, {"box": bare()})) == ["Worker 'chat-0' cannot run on hive 'box'"]
+
+
+def test_a_worker_on_demand_stays_where_the_queen_was_told_that_it_is() -> None:
+    of = spec(ATTIC, BOX, workers=[chat(Replicas(min=0, max=1), where=ANY)])
+    seen = {"attic": bare(), "box": bare()}
+    first, told = want_with_queen(of, seen)
+    assert places(first) == {"chat-0": "attic"}
+    of.workers["more"] = chat(name="more", where=ANY)
+    assert places(want(of, seen, before=told))["chat-0"] == "attic"
+    gone = replace(told, workers=(replace(told.workers[0], hive_id="cellar"),))
+    assert places(want(of, seen, before=gone))["chat-0"] == "box"
+
+
+def test_the_queen_keeps_what_she_knew_of_workers_on_a_machine_that_is_not_there_now() -> None:
+    of = spec(BOX, ATTIC, workers=[chat(hive="box"), chat(name="code", hive="attic", device="cuda:0")])
+    cuda = [provider(worker_types=("cuda", "cpu"))]
+    seen = {"box": bare(), "attic": bare(devices=(CPU, GPU))}
+    _, told = want_with_queen(of, seen, cuda)
+    assert [(w.worker_id, w.hive_id, w.worker_type, w.device) for w in told.workers] == [
+        ("chat-0", "box", "cpu", 0),
+        ("code-0", "attic", "cuda", 0),
+    ]
+    down: dict[str, HiveActual | Unknown] = {**seen, "attic": Unknown(why="down")}
+    assert want_with_queen(of, down, cuda, before=told)[1] == told
+    assert [w.worker_id for w in want_with_queen(of, down, cuda)[1].workers] == ["chat-0"]
+    del of.workers["code"]  # what the file has no more is not started again
+    assert [w.worker_id for w in want_with_queen(of, down, cuda, before=told)[1].workers] == ["chat-0"]
+
+
+def test_a_worker_that_is_being_unloaded_has_its_memory_for_the_plan() -> None:
+    going = worker(status="stopping", next="unloaded")
+    seen = bare(memory_available=2**20, workers=(going,))
+    assert want(spec(BOX, workers=[chat(hive="box")]), {"box": seen}, predicted=2**21).problems == ()

@@ -14,7 +14,7 @@ from rbee.core.desired import Desired, HiveWanted, QueenWanted
 from rbee.core.diff import Diff, diff
 from rbee.core.plan import make_plan
 from rbee.core.problems import Problem
-from rbee.core.records import Mark
+from rbee.core.records import Mark, WorkerRecord
 from tests.unit.strategies import (
     ENGINE,
     FLEET,
@@ -66,7 +66,7 @@ def test_a_bare_machine_gets_everything() -> None:
     spawn = found.actions[4].params
     assert spawn["digest"] == "d0"
     options = {"context_length": None, "parallel": None, "batch_size": None, "threads": None, "memory_limit_mb": None}
-    assert spawn["options"] == options
+    assert spawn["options"] == {**options, "task": None}
 
 
 def test_a_local_hive_has_no_daemon_of_its_own_and_is_not_registered() -> None:
@@ -513,7 +513,7 @@ def test_a_queen_that_differs_in_what_she_starts_with_is_restarted(differs: dict
 
 def test_a_queen_with_other_settings_reads_them_again() -> None:
     assert queen(queen_wanted(), queen_actual(config_digest="q0")) == [
-        ("queen.configure queen", "change", "models, aliases, policies or hives changed")
+        ("queen.configure queen", "change", "models, workers, aliases, policies, keys or hives changed")
     ]
 
 
@@ -527,3 +527,67 @@ def test_a_queen_who_does_not_run_or_cannot_reach_a_hive_registers_it(running: b
     offline = replace(seen, hives=tuple(replace(h, online=not running) for h in seen.hives))
     found = diff(desired(hive_wanted()), Actual(queen=offline, hives={"box": hive_actual()}))
     assert [a.id for a in found.actions if a.kind == "hive.register"] == ["hive.register box"]
+
+
+# ------------------------------------------------------------ what the queen starts
+
+
+def on_demand(record: WorkerRecord | None, **kw: Any) -> list[tuple[str, str, str]]:
+    """What is planned for one worker that is on demand."""
+    seen = hive_actual(workers=(record,) if record else ())
+    return told(compare(hive_wanted(workers=(wanted_worker(on_demand=True, **kw),)), seen))
+
+
+ENDED = ["unloaded", "failed", "dead", "stopping"]
+
+
+@pytest.mark.parametrize("record", [None, worker(), *(worker(status=s) for s in ENDED)])
+def test_a_worker_on_demand_is_left_to_the_queen(record: WorkerRecord | None) -> None:
+    assert on_demand(record) == []
+
+
+@pytest.mark.parametrize("status", ["ready", "busy", "starting", *ENDED])
+def test_a_worker_on_demand_of_other_settings_goes_and_is_not_started(status: Any) -> None:
+    assert on_demand(worker(status=status, digest="d9")) == [
+        ("worker.stop chat-0 on box", "remove", "its settings changed; the queen starts it when it is wanted")
+    ]
+
+
+def test_a_worker_on_demand_ends_when_its_model_is_brought_anew() -> None:
+    wanted = hive_wanted(workers=(wanted_worker(on_demand=True),))
+    for status, stops in (("ready", True), ("unloaded", False)):
+        seen = hive_actual(workers=(worker(status=status),), models=(model(status="failed"),))
+        reason = "model tiny is brought anew; the queen starts it when it is wanted"
+        assert (("worker.stop chat-0 on box", "remove", reason) in told(compare(wanted, seen))) is stops
+
+
+@pytest.mark.parametrize(("status", "changes"), [("ready", 1), ("unloaded", 0)])
+def test_a_worker_on_demand_takes_its_idle_timeout_while_it_runs(status: Any, changes: int) -> None:
+    found = on_demand(worker(status=status), idle_timeout=300.0)
+    assert found == [("worker.configure chat-0 on box", "change", "idle_timeout none -> 5 minutes")] * changes
+
+
+def test_a_worker_on_demand_that_the_file_has_no_more_is_stopped() -> None:
+    seen = hive_actual(workers=(worker(), worker("chat-1", status="unloaded", pid=0)))
+    assert told(compare(hive_wanted(), seen)) == [
+        ("worker.stop chat-1 on box", "remove", "not in this file (or placed elsewhere)")
+    ]
+
+
+@pytest.mark.parametrize(("following", "actions"), [("unloaded", []), ("starting", []), (None, ["worker.replace"])])
+def test_a_worker_whose_process_ends_only_for_a_while_is_in_place(following: Any, actions: list[str]) -> None:
+    """Taken while a hive drains an idle worker, or starts a hung one anew."""
+    seen = hive_actual(workers=(worker(status="stopping", next=following),))
+    assert [a.kind for a in compare(hive_wanted(), seen).actions] == actions
+
+
+def test_a_queen_of_a_fleet_that_is_destroyed_starts_nothing_any_more() -> None:
+    nothing = Desired(fleet=FLEET, queen=None)
+    found = diff(nothing, Actual(queen=queen_actual(workers=2)))
+    assert told(found) == [
+        ("queen.configure queen", "change", "she starts no worker any more"),
+        ("queen.stop queen", "remove", "the fleet is destroyed"),
+    ]
+    assert [a.kind for a in diff(nothing, Actual(queen=queen_actual(workers=2, running=False))).actions] == [
+        "queen.stop"
+    ]

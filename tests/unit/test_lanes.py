@@ -51,7 +51,7 @@ def test_each_lane_has_its_own_limit_and_the_others_the_default() -> None:
 def test_every_limit_is_of_a_lane_that_a_hives_operation_has_and_slow_ones_are_apart() -> None:
     of = {o.name: o.lane for o in OPERATIONS.values() if "hive" in o.served_by}
     assert set(defaults.LANES) <= set(of.values())
-    alone = {"WorkerSpawn", "ModelDownload", "ModelVerify", "ModelPreload", "WorkerLogs"}
+    alone = {"WorkerSpawn", "WorkerRestart", "ModelDownload", "ModelVerify", "ModelPreload", "WorkerLogs"}
     quick = {lane for name, lane in of.items() if name not in alone and not name.endswith("Batch")}
     assert quick.isdisjoint(defaults.LANES)
 

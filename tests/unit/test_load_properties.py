@@ -22,6 +22,7 @@ from rbee.core.spec import (
     ModelSpec,
     PolicySpec,
     QueenSpec,
+    Replicas,
     Spec,
     Ssh,
     Where,
@@ -74,6 +75,9 @@ def specs(draw: st.DrawFn) -> Spec:
     )
 
 
+few = st.integers(0, 10)
+
+
 @st.composite
 def workers_of(draw: st.DrawFn, name: str, hives: dict[str, HiveSpec], models: dict[str, ModelSpec]) -> WorkerSpec:
     hive = draw(st.sampled_from(sorted(hives)))
@@ -84,7 +88,7 @@ def workers_of(draw: st.DrawFn, name: str, hives: dict[str, HiveSpec], models: d
         hive=None if where else hive,
         where=Where(labels=dict(hives[hive].labels)) if where else None,
         device=draw(st.sampled_from(["auto", "cpu", "cuda:1"])),
-        replicas=draw(st.integers(0, 20)),
+        replicas=draw(st.builds(lambda least, more: Replicas(min=least, max=least + more), few, few)),
         options=draw(OPTIONS),
         idle_timeout=draw(TIMEOUTS),
     )

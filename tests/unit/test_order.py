@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from rbee.core.actions import Action
+from rbee.core.actions import Action, Kind
 from rbee.core.actual import Actual, QueenActual
 from rbee.core.desired import Desired
+from rbee.core.diff_hive import new_action
 from rbee.core.order import order
 from rbee.core.plan import make_plan
 from tests.unit.strategies import (
@@ -118,3 +121,14 @@ def test_a_cycle_is_an_error_and_not_an_endless_loop() -> None:
 
     with pytest.raises(ValueError, match="cycle: one, two"):
         order([stop("one"), stop("two")], None)
+
+
+@pytest.mark.parametrize("kind", ["worker.stop", "worker.replace"])
+def test_what_is_taken_away_is_told_to_the_queen_before(kind: Kind) -> None:
+    """She would start it again as it was, for a request that waits."""
+    told = new_action("queen.configure", "change", "queen", "", subject="queen")
+    gone = new_action(kind, "remove", "chat-0", "", subject="workers.chat-0", hive="box")
+    assert order([gone, told], None) == (told, replace(gone, needs=(told.id,)))
+    # One that starts knows no more than what is wanted now.
+    started = new_action("queen.start", "add", "queen", "", subject="queen")
+    assert [a.needs for a in order([gone, started], None)] == [(), ()]

@@ -10,7 +10,8 @@ import pytest
 from rbee.core.actual import Actual
 from rbee.core.plan import Plan, check_targets, make_plan, only
 from rbee.core.problems import Problem, ProblemsError
-from rbee.core.spec import HiveSpec, Spec, WorkerSpec
+from rbee.core.records import WorkerRecord
+from rbee.core.spec import HiveSpec, Replicas, Spec, WorkerSpec
 from tests.unit.strategies import (
     ENGINE,
     FLEET,
@@ -21,6 +22,7 @@ from tests.unit.strategies import (
     hive_wanted,
     queen_actual,
     wanted_worker,
+    worker,
 )
 
 
@@ -121,7 +123,7 @@ FILE = Spec(
     version=1,
     fleet=FLEET,
     hives={"box": HiveSpec(name="box")},
-    workers={"chat": WorkerSpec(name="chat", model="tiny", replicas=2)},
+    workers={"chat": WorkerSpec(name="chat", model="tiny", replicas=Replicas(min=1, max=2))},
 )
 
 
@@ -182,3 +184,16 @@ def test_only_problems_that_touch_a_target_are_kept(target: str, kept: list[str]
 def test_a_targeted_plan_is_of_the_same_fleet_and_inputs() -> None:
     part = only(plan(), ["hives.box"])
     assert (part.fleet, part.made_from) == (FLEET, plan().made_from)
+
+
+def test_what_the_queen_starts_and_stops_makes_no_saved_plan_stale() -> None:
+    wanted = desired(hive_wanted(workers=(wanted_worker(), wanted_worker("chat-1", on_demand=True))))
+
+    def made(*workers: WorkerRecord) -> Plan:
+        return make_plan(wanted, Actual(queen=queen_actual("box"), hives={"box": hive_actual(workers=workers)}), None)
+
+    plan = made(worker())
+    assert (plan.on_demand, plan.summary) == (("chat-1",), "No changes. The fleet is as rbee.yaml says.")
+    assert made(worker(), worker("chat-1")) == made(worker(), worker("chat-1", status="unloaded")) == plan
+    assert made(worker(), worker("chat-1", digest="d9")).made_from != plan.made_from
+    assert made(worker("chat-1")).made_from != plan.made_from

@@ -19,7 +19,16 @@ from rbee.core.actual import Actual, QueenActual
 from rbee.core.desired import Desired
 from rbee.core.plan import Plan, make_plan, only
 from rbee.core.problems import Problem
-from tests.unit.strategies import FLEET, bare, desired, example_plan, hive_actual, hive_wanted, queen_actual
+from tests.unit.strategies import (
+    FLEET,
+    bare,
+    desired,
+    example_plan,
+    hive_actual,
+    hive_wanted,
+    queen_actual,
+    wanted_worker,
+)
 
 GOLDENS = Path(__file__).parent / "goldens" / "plan"
 DONE = Actual(queen=queen_actual("box"), hives={"box": hive_actual()})
@@ -39,6 +48,19 @@ PLANS: dict[str, Plan] = {
     ),
     "destroy-what-is-dead": make_plan(NOTHING, DEAD, "here"),
     "nothing-to-do": make_plan(desired(hive_wanted()), DONE, None),
+    "on-demand": make_plan(
+        desired(
+            hive_wanted(
+                workers=(
+                    wanted_worker(),
+                    *(wanted_worker(f"chat-{i}", on_demand=True) for i in (1, 2, 3)),
+                    wanted_worker("code-0", on_demand=True),
+                )
+            )
+        ),
+        DONE,
+        None,
+    ),
     "nothing-can-be-done": make_plan(BLOCKED, DONE, None),
 }
 

@@ -56,7 +56,7 @@ def test_a_plan_as_events() -> None:
     assert told[-2]["subject"] == "hives.cellar"
     assert told[-1] == {
         "type": "plan_summary", "fleet": "home", "message": plan.summary, "add": 7, "change": 2, "replace": 1,
-        "remove": 2,
+        "remove": 2, "on_demand": [],
     }  # fmt: skip
 
 

@@ -37,7 +37,8 @@ class JsonLines:
             self.emit({"type": "planned_action", **codec.to_mapping(action)})
         for problem in plan.problems:
             self.problem(problem)
-        self.emit({"type": "plan_summary", "fleet": plan.fleet, "message": plan.summary, **plan.counts()})
+        told = {"fleet": plan.fleet, "message": plan.summary, **plan.counts(), "on_demand": plan.on_demand}
+        self.emit({"type": "plan_summary", **told})
 
     def problem(self, problem: Problem) -> None:
         self.emit({"type": "problem", **codec.to_mapping(problem)})

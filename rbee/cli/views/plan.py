@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
@@ -24,8 +24,26 @@ def render(plan: Plan, destroy: bool = False) -> Iterator[Text]:
             for action in actions:
                 yield _line(action, width)
             yield Text()
+    if plan.on_demand:
+        yield Text(_on_demand(plan.on_demand), style="dim")
+        yield Text()
     nothing = destroy and plan.empty and not plan.blocked
     yield Text("No changes. Nothing of this fleet is left." if nothing else plan.summary, style="bold")
+
+
+def _on_demand(ids: Sequence[str]) -> str:
+    """`3 workers on demand: chat-2 to chat-4. The queen starts them when wanted.`"""
+    groups: dict[str, list[str]] = {}
+    for worker_id in ids:
+        groups.setdefault(worker_id.rpartition("-")[0], []).append(worker_id)
+    named = [_range(group) for group in groups.values()]
+    many = f"{len(ids)} workers" if len(ids) > 1 else "1 worker"
+    return f"{many} on demand: {', '.join(named)}. The queen starts {'them' if len(ids) > 1 else 'it'} when wanted."
+
+
+def _range(ids: Sequence[str]) -> str:
+    ordered = sorted(ids, key=lambda i: int(i.rpartition("-")[2]))
+    return f"{ordered[0]} to {ordered[-1]}" if len(ordered) > 2 else ", ".join(ordered)
 
 
 def _grouped(plan: Plan) -> list[tuple[str, list[Action]]]:
