@@ -46,6 +46,7 @@ class CandidateRecord:
     status: str = "ready"
     slots: int = 1
     busy: int = 0
+    load: Annotated[float, Doc("Share of its slots that is taken, 0 to 1.")] = 0.0
     context_length: int = 0
     capabilities: tuple[str, ...] = ()
     tokens_per_sec: float = 0.0

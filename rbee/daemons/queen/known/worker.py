@@ -10,6 +10,7 @@ from rbee.adapters.splice import Upstream
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.core.errors import InvalidRequest
 from rbee.core.records import WorkerRecord
+from rbee.core.routing import WARM
 
 #: Why one is not reachable that only its hive has vouched for.
 PROBED = "being probed"
@@ -21,6 +22,8 @@ class Worker:
 
     __slots__ = (
         "beat",
+        "capabilities",
+        "context_length",
         "foreign",
         "headers",
         "held",
@@ -28,12 +31,14 @@ class Worker:
         "labels",
         "last_seen",
         "last_used",
+        "paths",
         "picked",
         "slots",
         "status",
         "trusted",
         "unreachable",
         "upstream",
+        "warm",
         "worker_id",
     )
 
@@ -61,6 +66,11 @@ class Worker:
         #: Requests that it has from others than this queen.
         self.foreign = max(0, beat.slots_busy - self.in_flight)
         self.last_seen = now
+        # What routing asks for every request.
+        self.paths = beat.paths
+        self.capabilities = beat.capabilities
+        self.context_length = beat.context_length or 0
+        self.warm = WARM if beat.requests_handled else 0.0
         #: What an answer says about who gave it.
         self.headers = (
             (b"X-Rbee-Worker", _header_value(beat.worker_id)),

@@ -3,39 +3,193 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
 from rbee.contracts.configs import QueenConfig
+from rbee.contracts.decisions import DecisionRecord, Outcome
+from rbee.core.deciding import Decision, route
+from rbee.core.errors import InvalidRequest, RbeeError
+from rbee.core.policy import Compiler
+from rbee.core.routing import Needs, able, pick, reasons, required
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.known.registry import Registry, Worker
+from rbee.daemons.queen.routing.decisions import Choice, Decisions
+from rbee.daemons.queen.routing.policies import Policies
 
 #: How many workers are asked for one request, at most.
 MAX_TRIES = 4
+#: Beginnings of conversations whose workers are remembered.
+_MOST_PREFIXES = 20_000
+REQUIRE_HEADER = "X-Rbee-Require"
 
 
 class Router:
-    """`configure` replaces the policies."""
+    """`configure` replaces the policies; `compile` makes them, None: there is nothing here that could."""
 
-    def __init__(self, registry: Registry, config: QueenConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        config: QueenConfig,
+        clock: Callable[[], float],
+        *,
+        compile: Compiler | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._registry = registry
         self._clock = clock
+        self._picks = 0
+        #: (model, prefix) to the id of the worker that had it last; the oldest first.
+        self._affine: dict[tuple[str, int], str] = {}
+        self.policies = Policies(compile, clock)
+        self.decisions = Decisions(registry.stale_after, wall)
         self.configure(config)
 
     def configure(self, config: QueenConfig) -> None:
-        self._policies = config.policies
+        self.policies.configure(config.policies)
 
     def admit(self, asked: Asked) -> None:
-        """Applies the policies that reject. Raises RbeeError `policy_rejected` with the policy's reason."""
+        """Reads what it asks of a worker, and applies the policies that reject.
+
+        Raises RbeeError `policy_rejected` with the policy's reason, InvalidRequest for labels that are none.
+        """
+        choice = self._begin(asked)
+        if choice.ruling is not None and (refused := choice.ruling.rejected(asked.models)) is not None:
+            name, why = refused
+            asked.notes += (f"The policy {name!r} refused it.",)
+            self.note(asked, "refused", why, None)
+            raise RbeeError(why, code="policy_rejected")
+
+    def _begin(self, asked: Asked) -> Choice:
+        """What is asked of a worker, read once for each request."""
+        require: tuple[tuple[str, str], ...] = ()
+        said = asked.headers.get(REQUIRE_HEADER)
+        if asked.client.require:
+            require = tuple(asked.client.require.items())
+        if said is not None:
+            try:
+                require += required(said)
+            except ValueError as e:
+                mend = f"Write {REQUIRE_HEADER}: region=eu-west,power=quiet."
+                raise InvalidRequest(f"{REQUIRE_HEADER}: {e}.", code="invalid_header", mend=mend) from None
+        peek = asked.peek
+        needs = Needs(asked.path, size=asked.size, tools=peek.tools, images=peek.images, require=require)
+        ruling = self.policies.ruling(asked, require) if self.policies else None
+        choice = asked.choice = Choice(needs, ruling)
+        return choice
 
     def choose(self, asked: Asked) -> Worker | None:
-        """The worker for it, of those that have a free slot; None: none has. Nothing is taken yet."""
-        return self._registry.pick(asked.models, asked.tried) if len(asked.tried) < MAX_TRIES else None
+        """The worker for it, of those that have a free slot; None: none has. Nothing is taken yet.
+
+        The first model that somebody can serve is waited for: a later one is for when nobody can.
+        """
+        if len(asked.tried) >= MAX_TRIES:
+            return None
+        choice: Choice = asked.choice or self._begin(asked)
+        now = self._clock()
+        worker = self._ruled(asked, choice, now) if choice.ruling is not None else self._scan(asked, choice.needs, now)
+        if worker is None:
+            return None
+        self.decisions.see(choice, now, self._indexes(asked), worker, self._affine_ids(asked))
+        self._picks += 1
+        worker.picked = self._picks
+        if asked.peek.prefix is not None:
+            key = (worker.beat.model, asked.peek.prefix)
+            self._affine.pop(key, None)
+            self._affine[key] = worker.worker_id
+            if len(self._affine) > _MOST_PREFIXES:
+                del self._affine[next(iter(self._affine))]
+        return worker
+
+    def _scan(self, asked: Asked, needs: Needs, now: float) -> Worker | None:
+        """Without policies. Contexts that are likely too short count only when there is no other."""
+        registry, tried, prefix = self._registry, asked.tried, asked.peek.prefix
+        stale_after = registry.stale_after
+        tokens = needs.likely
+        while True:
+            for model in asked.models:
+                group = registry.of_model(model)
+                if not group:
+                    continue
+                affine = None
+                if prefix is not None and (known := self._affine.get((model, prefix))) is not None:
+                    affine = group.get(known)
+                found = pick(group.values(), needs, tokens, now, stale_after, tried, affine)
+                if found is not None:
+                    return found
+                oldest = now - stale_after
+                if any(able(w, needs, tokens, oldest, tried) for w in group.values()):
+                    return None
+            if tokens <= needs.least:
+                return None
+            tokens = needs.least
+
+    def _ruled(self, asked: Asked, choice: Choice, now: float) -> Worker | None:
+        decision = self._decide(asked, choice, now)
+        choice.decision = decision
+        return decision.chosen
+
+    def _decide(self, asked: Asked, choice: Choice, now: float) -> Decision[Worker]:
+        return route(
+            {m: list(self._registry.of_model(m).values()) for m in asked.models},
+            choice.needs,
+            now,
+            self._registry.stale_after,
+            tried=asked.tried,
+            affine=self._affine_ids(asked),
+            judge=choice.ruling,
+        )
+
+    def _indexes(self, asked: Asked) -> list[Mapping[str, Worker]]:
+        return [self._registry.of_model(m) for m in asked.models]
+
+    def _affine_ids(self, asked: Asked) -> tuple[str, ...]:
+        prefix = asked.peek.prefix
+        if prefix is None:
+            return ()
+        found = (self._affine.get((m, prefix)) for m in asked.models)
+        return tuple(w for w in found if w is not None)
 
     def able(self, asked: Asked) -> bool:
         """Whether a worker could serve it now if it had a free slot."""
-        workers = self._registry.of_models(asked.models) if len(asked.tried) < MAX_TRIES else ()
-        return any(self._registry.why_not(w) is None and w.worker_id not in asked.tried for w in workers)
+        if len(asked.tried) >= MAX_TRIES:
+            return False
+        choice: Choice = asked.choice or self._begin(asked)
+        now = self._clock()
+        if choice.ruling is not None:
+            return self._decide(asked, choice, now).able
+        needs, oldest, tried = choice.needs, now - self._registry.stale_after, asked.tried
+        return any(
+            able(w, needs, needs.least, oldest, tried)
+            for m in asked.models
+            for w in self._registry.of_model(m).values()
+        )
 
     def reasons(self, asked: Asked) -> tuple[str, ...]:
         """Why nobody can, as `worker: reason`."""
-        return self._registry.reasons(asked.models, asked.tried)
+        choice: Choice = asked.choice or self._begin(asked)
+        now, stale_after = self._clock(), self._registry.stale_after
+        if choice.ruling is None:
+            workers = self._registry.of_models(asked.models)
+            return reasons(workers, now, stale_after, asked.tried, choice.needs)
+        verdicts = self._decide(asked, choice, now).verdicts
+        return tuple(f"{v.worker.worker_id}: {v.excluded}" for v in verdicts if v.excluded is not None)
+
+    def note(self, asked: Asked, outcome: Outcome, reason: str, worker: Worker | None) -> None:
+        """Keeps a decision for `rbee explain`; a later one of the request replaces it. No `reason`: routing's own."""
+        choice: Choice = asked.choice or self._begin(asked)
+        if worker is None:
+            now = self._clock()
+            if choice.ruling is not None:
+                choice.decision = self._decide(asked, choice, now)
+            self.decisions.see(choice, now, self._indexes(asked), None, self._affine_ids(asked))
+        self.decisions.keep(asked, choice, outcome, reason, worker)
+
+    def explain(self, request_id: str) -> DecisionRecord:
+        """Raises NotFound."""
+        return self.decisions.explain(request_id)
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """How often each policy failed and was left out of a decision."""
+        return self.policies.failures
