@@ -36,6 +36,10 @@ MAX_JOB_BYTES: Final = 4 * 2**20
 #: Seconds after which a job that follows something, and that nobody reads any more, is cancelled.
 JOB_UNHEARD: Final = 60.0
 JOBS_KEPT: Final = 1_000
+#: A queen on a shared store who was silent for so long is taken for dead: others take up her jobs.
+OWNER_TTL: Final = 15.0
+#: Seconds after which a job that could not be written down is refused.
+JOB_WRITTEN_WITHIN: Final = 5.0
 #: Of all ended jobs with their events and smaller results, in the file.
 JOBS_BYTES: Final = 256 * 2**20
 #: Of all large results, which are files of their own.

@@ -26,6 +26,14 @@ class JobError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChildJob:
+    """The job on a hive that does a queen's job."""
+
+    hive_id: str
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """Answer of `GET /v1/jobs/{id}`. Times are RFC 3339; `result` is the operation's response as JSON.
 
@@ -42,6 +50,7 @@ class Job:
     result: Any = None
     result_bytes: int | None = None
     error: JobError | None = None
+    child: ChildJob | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

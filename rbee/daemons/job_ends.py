@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from rbee.contracts import codec
-from rbee.contracts.jobs import ENDED, Job, JobError
+from rbee.contracts.jobs import ENDED, ChildJob, Job, JobError
 from rbee.contracts.narration import DONE
 from rbee.daemons import sse
 from rbee.daemons.narrate import now
@@ -26,3 +26,9 @@ def tail(job: Job) -> bytes:
 def failure(message: str, code: str) -> JobError:
     """An error of this moment."""
     return JobError(error=message, code=code, timestamp=now())
+
+
+def interrupted(message: str, child: ChildJob | None) -> JobError:
+    """Of a job whose daemon ended; what a hive did for it may go on there."""
+    more = f" What it began goes on as {child.job_id} of the hive {child.hive_id}." if child is not None else ""
+    return failure(message + more, "interrupted")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import uuid
@@ -11,36 +12,37 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from aiohttp import web
-
 from rbee.contracts import codec, defaults
-from rbee.contracts.jobs import Job, JobAccepted, JobError
-from rbee.contracts.operations import OperationType, parse_operation
-from rbee.core.errors import Conflict, InvalidRequest, NotFound, RbeeError, Unavailable
+from rbee.contracts.jobs import ENDED, ChildJob, Job
+from rbee.contracts.operations import OPERATIONS, OperationType
+from rbee.core.errors import Conflict, NotFound, RbeeError, Unavailable
 from rbee.core.redact import Redactor
 from rbee.daemons import sse
 from rbee.daemons.app import Route
-from rbee.daemons.job_ends import failure, tail
-from rbee.daemons.job_store import JobStore
+from rbee.daemons.job_ends import failure, interrupted, tail
+from rbee.daemons.job_routes import JobRoutes
+from rbee.daemons.job_sharing import LOOK, Sharing
+from rbee.daemons.job_store import Store
 from rbee.daemons.lanes import Lanes
 from rbee.daemons.live_job import Fading, Live, attend
 from rbee.daemons.logs import current_job
-from rbee.daemons.middleware import json_response
 from rbee.daemons.narrate import JobContext, now
-from rbee.daemons.writing import send_json
 
-__all__ = ["Handler", "JobContext", "JobRunner", "JobStore"]
+__all__ = ["Handler", "JobContext", "JobRunner", "Resume"]
 
 log = logging.getLogger(__name__)
 
 #: What it gives is the operation's response: a value, or its JSON, as bytes.
 Handler = Callable[[JobContext, Any], Awaitable[Any]]
+#: Goes on with a job whose child runs on a hive, behind that number of the child's events.
+Resume = Callable[[JobContext, ChildJob, int], Awaitable[Any]]
 #: Of one lane, in a daemon that has no limits of its own for them.
 MAX_RUNNING = 1_000
 CANCEL_WAIT = 10.0
 #: A larger result is kept once, with the job; its event only says that it stands there.
 WRITTEN_TWICE = 2**16
-STATES = ("queued", "running", "completed", "failed", "cancelled")
+#: Of a job that is taken up: among so many of its last events is one that its child told.
+_LOOK_BACK = 16
 
 
 class JobRunner:
@@ -50,18 +52,23 @@ class JobRunner:
     a queen's jobs are mostly other daemons' jobs, which these limit; limits of her own would only let one hive's
     queue hold up another's.
     `unheard`: seconds after which a job that would go on for ever, and that nobody reads, is cancelled.
+    `resumes`: by operation, how a job is taken up that an earlier life of this daemon, or another one, left to a hive.
     """
 
     def __init__(
         self,
-        store: JobStore,
+        store: Store,
         handlers: Mapping[str, Handler],
         actor: str,
         secrets: Iterable[str] = (),
         lanes: Lanes | None = None,
         unheard: float = defaults.JOB_UNHEARD,
+        resumes: Mapping[str, Resume] | None = None,
+        beat: float = defaults.OWNER_TTL / 3,
     ) -> None:
-        self._store = store
+        self.store = self._store = store
+        self._resumes = dict(resumes or {})
+        self.sharing = Sharing(store, self, beat)
         self._handlers = dict(handlers)
         self._actor = actor
         known = list(secrets)
@@ -77,26 +84,34 @@ class JobRunner:
         self.ended: Counter[tuple[str, str]] = Counter()
 
     async def start(self) -> None:
-        """Opens the store; jobs that a dead process left running become failed, code `interrupted`."""
+        """Opens the store. Jobs that a dead process left running become failed, code `interrupted`, but for those that
+        a hive does: these go on."""
         await self._store.open()
-        error = JobError(error="The daemon ended while the job ran.", code="interrupted", timestamp=now())
-        if found := await self._store.interrupt_running(error):
-            log.warning("%d jobs of an earlier run were interrupted", found)
+        found = await self._store.claim(starting=True)
+        if found:
+            log.warning("%d jobs of an earlier run were interrupted", len(found))
+        for job in found:
+            await self.take_up(job)
+        self.sharing.start()
 
     def refuse(self) -> None:
         """No new jobs; those that run go on."""
         self._stopping = True
 
     async def stop(self) -> None:
-        """Ends jobs (failed, code `interrupted`) and their streams, then closes the store."""
+        """Ends jobs (failed, code `interrupted`) and their streams, then closes the store. What a hive does for a job
+        goes on there; the job is taken up by the next life of this daemon, or by another one."""
         self._stopping = True
+        await self.sharing.stop()
+        for live in self._live.values():
+            live.ties.leaving = True
         tasks = [x.task for x in self._live.values() if x.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_WAIT)
         for live in list(self._live.values()):
-            self._end(live, "failed", error=failure("The daemon is stopping.", "interrupted"))
+            self._cut(live, "The daemon is stopping.")
         await self._store.close()
 
     @property
@@ -121,6 +136,8 @@ class JobRunner:
             raise RbeeError(f"This daemon does not serve {optype.name}.", code="not_served")
         if self._stopping:
             raise Unavailable("The daemon is stopping.", code="stopping")
+        if self._store.trouble is not None:
+            raise Unavailable(f"Jobs cannot be written down: {self._store.trouble}.", code="store_away", retry_after=2)
         job_id = f"job-{uuid.uuid4()}"
         place = self._lanes.enter(optype.lane, job_id)
         try:
@@ -132,6 +149,7 @@ class JobRunner:
         live = Live(job, optype.lane, handler, request)
         self._live[job_id] = live
         self._store.put(job)
+        live.written = asyncio.ensure_future(self._written(live))
         if live.endless:
             attend(live, self._unheard, lambda: self._abandon(live))
         if place:
@@ -139,8 +157,20 @@ class JobRunner:
             self._context(live).narrate("job_queued", text, lane=optype.lane, before=place - 1)
         else:
             self._begin(live)
-        await self._store.settled()
+        await asyncio.shield(live.written)
         return live.job
+
+    async def _written(self, live: Live) -> None:
+        """Raises Unavailable when that lasts too long: then it does not begin either."""
+        try:
+            await asyncio.wait_for(self._store.settled(), defaults.JOB_WRITTEN_WITHIN if self._store.shared else None)
+        except (asyncio.TimeoutError, TimeoutError):
+            why = self._store.trouble or "the database takes no writes"
+            error = Unavailable(f"The job could not be written down: {why}.", code="store_away", retry_after=2)
+            self._end(live, "failed", error=failure(str(error), error.code))
+            if live.task is None:
+                self._next(live.lane, live.job.job_id)
+            raise error from None
 
     async def run(self, optype: OperationType, request: Any) -> Job:
         """Submits it and waits for its end; the ended job, whatever became of it. Cancelled: the job goes on."""
@@ -156,11 +186,24 @@ class JobRunner:
 
     def _left(self, live: Live) -> None:
         """Its task is over, perhaps cancelled before its first step; the next one's turn."""
+        self._cut(live)
+        self._next(live.lane, live.job.job_id)
+
+    def _cut(self, live: Live, why: str = "The job was interrupted.") -> None:
+        """It ended before its end."""
+        child = live.job.child
         if live.cancelled:
             self._end(live, "cancelled")
+        elif live.lost or (live.ties.leaving and child is not None and live.job.operation in self._resumes):
+            self._leave(live)
         else:
-            self._end(live, "failed", error=failure("The job was interrupted.", "interrupted"))
-        self._next(live.lane, live.job.job_id)
+            self._end(live, "failed", error=interrupted(why, child))
+
+    def _leave(self, live: Live) -> None:
+        """Its stream ends without an end: who reads it asks again."""
+        if not live.feed.ended:
+            live.feed.end(b"")
+            self._live.pop(live.job.job_id, None)
 
     def _next(self, lane: str, job_id: str) -> None:
         """`job_id` leaves its lane, and who waited longest begins."""
@@ -175,13 +218,17 @@ class JobRunner:
             redactor=self._redactor,
             sink=lambda event: self._tell(live, event),
             loop=asyncio.get_running_loop(),
+            ties=live.ties,
         )
 
     async def _run(self, live: Live) -> None:
         current_job.set(live.job.job_id)
-        self._update(live, state="running", started_at=now())
         context = self._context(live)
+        live.ties.on_child = lambda child: self._update(live, child=child)
         try:
+            if live.written is not None:
+                await asyncio.shield(live.written)
+            self._update(live, state="running", started_at=live.job.started_at or now())
             result = await live.handler(context, live.request)
             # JSON made once (it may be a list of 10,000), and without known secrets.
             live.result = self._redactor.data(result if isinstance(result, bytes) else codec.encode(result))
@@ -189,10 +236,7 @@ class JobRunner:
             context.narrate("result", f"{live.job.operation} done.", verbatim=True, result=told)
             self._end(live, "completed", result=told, result_bytes=len(live.result))
         except asyncio.CancelledError:
-            if live.cancelled:
-                self._end(live, "cancelled")
-            else:
-                self._end(live, "failed", error=failure("The job was interrupted.", "interrupted"))
+            self._cut(live)
         except RbeeError as e:
             self._end(live, "failed", error=failure(self._redactor.text(str(e)), e.code))
         except Exception as e:
@@ -224,12 +268,17 @@ class JobRunner:
         self._live.pop(live.job.job_id, None)
         self._fading.add(live)
 
+    def held(self, job_id: str) -> Live | None:
+        """A job that is told from memory."""
+        return self._live.get(job_id) or self._fading.get(job_id)
+
     async def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        live = self._live.get(job_id) or self._fading.get(job_id)
-        return live.job if live is not None else await self._stored(job_id)
+        live = self.held(job_id)
+        return live.job if live is not None else await self.stored(job_id)
 
-    async def _stored(self, job_id: str, *, result: bool = True) -> Job:
+    async def stored(self, job_id: str, *, result: bool = True) -> Job:
+        """Raises NotFound."""
         job = await self._store.get(job_id, result=result)
         if job is None:
             raise NotFound(f"There is no job {job_id!r}.", code="job_not_found")
@@ -243,7 +292,9 @@ class JobRunner:
         live = self._live.get(job_id)
         if live is None:
             job = await self.get(job_id)
-            raise Conflict(f"The job has already ended: {job.state}.", code="job_ended")
+            if job.state in ENDED or not self._store.shared:
+                raise Conflict(f"The job has already ended: {job.state}.", code="job_ended")
+            return await self._cancel_elsewhere(job)
         self._call_off(live)
         if live.task is not None:
             await asyncio.wait({live.task}, timeout=CANCEL_WAIT)
@@ -262,44 +313,62 @@ class JobRunner:
         self._context(live).narrate("job_unheard", text, "warning", seconds=self._unheard)
         self._call_off(live)
 
-    # The wire.
+    async def _cancel_elsewhere(self, job: Job) -> Job:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + CANCEL_WAIT
+        with self.sharing.watch(job.job_id) as more:
+            await self._store.request_cancel(job.job_id)
+            while job.state not in ENDED and loop.time() < end:
+                with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                    await asyncio.wait_for(more.wait(), LOOK)
+                more.clear()
+                job = await self.stored(job.job_id)
+        return job
+
+    # What other queens do; see `job_sharing.Owner`.
+
+    def live(self) -> list[str]:
+        return list(self._live)
+
+    def call_off(self, job_id: str) -> None:
+        live = self._live.get(job_id)
+        if live is not None:
+            self._call_off(live)
+
+    def lose(self, job_id: str) -> None:
+        live = self._live.get(job_id)
+        if live is None:
+            return
+        log.error("%s was taken for dead, and is another queen's now", job_id)
+        live.lost = live.ties.leaving = True
+        if live.task is not None:
+            live.task.cancel()
+        else:
+            self._leave(live)
+            self._next(live.lane, job_id)
+
+    async def take_up(self, job: Job) -> None:
+        resume, kind = self._resumes.get(job.operation), OPERATIONS.get(job.operation)
+        if job.child is None or resume is None or kind is None or self._stopping:
+            error = interrupted("The daemon ended while the job ran.", job.child)
+            self._store.put(dataclasses.replace(job, state="failed", ended_at=error.timestamp, error=error))
+            return
+        child, last = job.child, await self._store.last(job.job_id)
+        told = await self._store.events(job.job_id, max(0, last - _LOOK_BACK), _LOOK_BACK, large=False)
+        behind = next((n for _, event in reversed(told) if (n := _child_event(event)) is not None), 0)
+        live = Live(job, kind.lane, lambda context, _: resume(context, child, behind), job.request, resumed=True)
+        live.feed = sse.Feed(first=last + 1)
+        self._live[job.job_id] = live
+        if live.endless:
+            attend(live, self._unheard, lambda: self._abandon(live))
+        if not self._lanes.enter(kind.lane, job.job_id):
+            self._begin(live)
 
     def routes(self) -> list[Route]:
-        return [
-            Route("POST", "/v1/jobs", self._post),
-            Route("GET", "/v1/jobs", self._list),
-            Route("GET", "/v1/jobs/{job_id}", self._get),
-            Route("DELETE", "/v1/jobs/{job_id}", self._delete),
-            Route("GET", "/v1/jobs/{job_id}/stream", self._stream),
-        ]
+        return JobRoutes(self).routes()
 
-    async def _post(self, request: web.Request) -> web.StreamResponse:
-        optype, asked = parse_operation(await request.read())
-        job = await self.submit(optype, asked)
-        accepted = JobAccepted(job_id=job.job_id, sse_url=f"/v1/jobs/{job.job_id}/stream")
-        return json_response(accepted, 202, {"Location": f"/v1/jobs/{job.job_id}"})
 
-    async def _list(self, request: web.Request) -> web.StreamResponse:
-        query = request.query
-        state, limit = query.get("state"), query.get("limit", "50")
-        if state is not None and state not in STATES:
-            raise InvalidRequest(f"There is no state {state!r}.", mend=f"States: {', '.join(STATES)}.")
-        if not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= 1000:
-            raise InvalidRequest("`limit` must be a number from 1 to 1000.")
-        return json_response(await self._store.page(state, int(limit), query.get("cursor")))
-
-    async def _get(self, request: web.Request) -> web.StreamResponse:
-        return await send_json(request, await self.get(request.match_info["job_id"]))
-
-    async def _delete(self, request: web.Request) -> web.StreamResponse:
-        return json_response(await self.cancel(request.match_info["job_id"]))
-
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
-        job_id, after, large = request.match_info["job_id"], sse.last_event_id(request), sse.wants_large(request)
-        live = self._live.get(job_id) or self._fading.get(job_id)
-        if live is not None:
-            return await sse.serve(request, live.feed, after, large=large)
-        job = await self._stored(job_id, result=False)
-        return await sse.serve_stored(
-            request, lambda n: self._store.events(job_id, n, sse.BATCH, large=large), after, tail(job)
-        )
+def _child_event(event: bytes) -> int | None:
+    """Its number among the child's events, when it is one of these."""
+    found = codec.decode(dict[str, Any], event).get("child_event_id")
+    return found if isinstance(found, int) else None

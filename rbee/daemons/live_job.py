@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rbee.contracts.jobs import Job
-from rbee.core.errors import RbeeError
+from rbee.core.errors import RbeeError, Unavailable
 from rbee.daemons import sse
 from rbee.daemons.job_store import JobStore
+from rbee.daemons.narrate import Ties
 
 log = logging.getLogger(__name__)
 #: Ended jobs that no disk takes, which are kept in memory.
 UNWRITTEN: Final = 32
+#: Seconds until a database that was away is asked again.
+_AGAIN: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -31,13 +34,21 @@ class Live:
     feed: sse.Feed = field(default_factory=sse.Feed)
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
+    #: Begun in an earlier life of this daemon, or by another: its first events are in the store only.
+    resumed: bool = False
+    #: Its end is another queen's to tell.
+    lost: bool = False
+    #: Once it is written down.
+    written: asyncio.Future[None] | None = None
+    ties: Ties = field(default_factory=Ties)
     #: As JSON, once there is one.
     result: bytes = b""
 
     @property
     def endless(self) -> bool:
         """Whether it goes on until it is cancelled: then it is of use only to those who read its stream."""
-        return getattr(self.request, "follow", False) is True
+        asked = self.request
+        return (asked.get("follow") if isinstance(asked, dict) else getattr(asked, "follow", False)) is True
 
 
 def attend(live: Live, longest: float, abandon: Callable[[], None]) -> None:
@@ -85,8 +96,7 @@ class Fading:
 
     async def _fade(self, job: Job) -> None:
         try:
-            await self._store.settled()
-            found = await self._store.get(job.job_id, result=False)
+            found = await self._kept(job)
         except RbeeError:  # closed meanwhile: nobody will ask
             found = job
         except Exception:  # what cannot be read is as good as not written
@@ -98,3 +108,11 @@ class Fading:
             gone = self._unwritten.popleft() if len(self._unwritten) > UNWRITTEN else None
         if gone is not None:
             self._jobs.pop(gone, None)
+
+    async def _kept(self, job: Job) -> Job | None:
+        while True:
+            await self._store.settled()
+            try:
+                return await self._store.get(job.job_id, result=False)
+            except Unavailable:  # away again: the job is told from memory until then
+                await asyncio.sleep(_AGAIN)

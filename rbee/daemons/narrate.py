@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from rbee.contracts.jobs import ChildJob
 from rbee.contracts.narration import Level, narration
 from rbee.core.redact import Redactor
 
@@ -19,10 +21,21 @@ def now() -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
+@dataclass(slots=True)
+class Ties:
+    """Between a job's handler and its runner."""
+
+    #: Whether the job is cancelled only because its daemon ends, or is another daemon's by now: what goes on elsewhere
+    #: may go on.
+    leaving: bool = False
+    #: Is told which job of a hive does this one.
+    on_child: Callable[[ChildJob], None] = lambda child: None
+
+
 class JobContext:
     """What a handler gets beside its request: the job's id, and how to tell what it does."""
 
-    __slots__ = ("_actor", "_loop", "_redactor", "_sink", "_thread", "job_id")
+    __slots__ = ("_actor", "_loop", "_redactor", "_sink", "_thread", "job_id", "ties")
 
     def __init__(
         self,
@@ -32,8 +45,10 @@ class JobContext:
         redactor: Redactor,
         sink: Callable[[dict[str, Any]], None],
         loop: asyncio.AbstractEventLoop,
+        ties: Ties | None = None,
     ) -> None:
         self.job_id = job_id
+        self.ties = ties or Ties()
         self._actor = actor
         self._redactor = redactor
         self._sink = sink
@@ -58,11 +73,13 @@ class JobContext:
             )
         )
 
-    def relay(self, event: Mapping[str, Any]) -> None:
-        """Tells an event of a child job as it came (its actor and time), under this job's id."""
+    def relay(self, event: Mapping[str, Any], number: int | None = None) -> None:
+        """Tells an event of a child job as it came (its actor and time), under this job's id; `number`: its own."""
         told: dict[str, Any] = self._redactor.value(event, exact=event.get("event") in ("infer_token", "result"))
         if "job_id" in told:
             told["child_job_id"] = told["job_id"]
+        if number is not None:
+            told["child_event_id"] = number
         told["job_id"] = self.job_id
         self._emit(told)
 
@@ -73,7 +90,7 @@ class JobContext:
             heard(event)
             self._sink(event)
 
-        return JobContext(self.job_id, actor=self._actor, redactor=self._redactor, sink=sink, loop=self._loop)
+        return JobContext(self.job_id, actor=self._actor, redactor=self._redactor, sink=sink, loop=self._loop, ties=self.ties)
 
     def _emit(self, event: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from rbee.contracts import defaults
-from rbee.core.errors import InvalidRequest
+from rbee.core.errors import InvalidRequest, Unavailable
 from rbee.daemons.writing import BATCH_BYTES, READER_TIMEOUT, Watch
 
 HEADERS = {
@@ -50,7 +50,9 @@ class Feed:
         "tail",
     )
 
-    def __init__(self, limit: int = defaults.MAX_JOB_EVENTS, limit_bytes: int = defaults.MAX_JOB_BYTES) -> None:
+    def __init__(
+        self, limit: int = defaults.MAX_JOB_EVENTS, limit_bytes: int = defaults.MAX_JOB_BYTES, first: int = 1
+    ) -> None:
         self._frames: list[Frames] = []
         self._bytes = 0
         self._limit = limit
@@ -58,8 +60,8 @@ class Feed:
         self._waiters: set[asyncio.Future[None]] = set()
         self._readers = 0
         self._heard_at = time.monotonic()
-        #: Number of the oldest frame kept; the first frame ever is 1.
-        self.first = 1
+        #: Number of the oldest frame kept; the first frame ever is 1. Those before may be in the store.
+        self.first = first
         self.ended = False
         #: What every reader gets last, once ended.
         self.tail = b""
@@ -152,9 +154,10 @@ async def serve(
     keepalive: float = defaults.SSE_KEEPALIVE,
     *,
     large: bool = True,
+    before: Callable[[int], Awaitable[list[tuple[int, bytes]]]] | None = None,
 ) -> web.StreamResponse:
     """Streams `feed` to a client from the event behind `after` on, until it ends or the client goes; without `large`
-    events if it wants none.
+    events if it wants none. `before(n)` gives stored events behind number `n`, of a feed that began later than its job.
 
     A client that stops reading holds one write buffer and nothing more; after READER_TIMEOUT it is dropped.
     """
@@ -164,6 +167,9 @@ async def serve(
     watch = Watch(request.transport, keepalive)
     feed.enter()
     try:
+        while before is not None and after + 1 < feed.first and (events := await before(after)):
+            await watch.write(response, b"".join(frame(data, seq) for seq, data in events))
+            after = events[-1][0]
         while True:
             after, data = feed.after(after)
             if not data and not feed.ended:
@@ -206,6 +212,50 @@ async def serve_stored(
             after = events[-1][0]
         await watch.write(response, tail)
         await response.write_eof()
+    except ConnectionError:
+        pass
+    finally:
+        watch.stop()
+    return response
+
+
+async def serve_elsewhere(
+    request: web.Request,
+    pages: Callable[[int], Awaitable[list[tuple[int, bytes]]]],
+    after: int,
+    ended: Callable[[], Awaitable[bytes]],
+    more: asyncio.Event,
+    look: float,
+) -> web.StreamResponse:
+    """Streams what is stored of a job that runs in another daemon, and what comes, until it ends: `ended()` gives its
+    tail then, nothing before. Looks when `more` is set, and every `look` seconds; while the store is away it waits."""
+    response = await open_stream(request)
+    if request.method == "HEAD":
+        return response
+    watch = Watch(request.transport, READER_TIMEOUT / 4)
+    clock = asyncio.get_running_loop().time
+    said = clock()
+    try:
+        while True:
+            more.clear()
+            try:
+                tail = await ended()  # before the events: then those that are there are all
+                while events := await pages(after):
+                    await watch.write(response, b"".join(frame(data, seq) for seq, data in events))
+                    after, said = events[-1][0], clock()
+            except Unavailable:
+                tail = b""
+            if tail:
+                await watch.write(response, tail)
+                await response.write_eof()
+                break
+            if clock() - said > defaults.SSE_KEEPALIVE:
+                await watch.write(response, KEEPALIVE)
+                said = clock()
+            try:
+                await asyncio.wait_for(more.wait(), look)
+            except (asyncio.TimeoutError, TimeoutError):
+                continue
     except ConnectionError:
         pass
     finally:

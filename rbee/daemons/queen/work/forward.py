@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from typing import Any
@@ -14,8 +15,9 @@ from rbee.adapters.secrets import Token
 from rbee.adapters.sse import Event, Parser
 from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
+from rbee.contracts.jobs import ChildJob
 from rbee.contracts.operations import wire
-from rbee.core.errors import RbeeError, Unreachable
+from rbee.core.errors import NotFound, RbeeError, Unreachable
 from rbee.daemons.jobs import JobContext
 from rbee.daemons.queen.known.hives import Hives
 
@@ -25,6 +27,10 @@ log = logging.getLogger(__name__)
 _RESUME_FOR = 60.0
 _NOTHING = b"null"
 _TROUBLE = (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError)
+
+
+class _HiveUnknown(Exception):
+    """Not to be asked at the moment."""
 
 
 class _Ended(Exception):
@@ -52,16 +58,49 @@ class Forwarder:
         url = hive.known.url.rstrip("/")
         submitting = asyncio.ensure_future(self._submit(url, wire(request)))
         try:
-            job_url = await asyncio.shield(submitting)
-            await _Child(self, context, job_url).follow()
-            return await self._result(job_url)
+            job_id = await asyncio.shield(submitting)
+            return await self._follow(context, ChildJob(hive_id=request.hive_id, job_id=job_id), 0)
         except asyncio.CancelledError:
-            if not self.closing:
-                await asyncio.shield(self._cancel(submitting))
+            if self.closing or context.ties.leaving:
+                await asyncio.shield(self._leave(context, request.hive_id, submitting))
+            else:
+                await asyncio.shield(self._cancel(url, submitting))
             raise
 
+    async def resume(self, context: JobContext, child: ChildJob, after: int) -> bytes:
+        """Goes on with what `run` began in an earlier life of the queen, or another queen, behind the child's event
+        number `after`. Its hive may only be found again in a moment. Raises as `run`."""
+        try:
+            return await self._follow(context, child, after)
+        except asyncio.CancelledError:
+            if not (self.closing or context.ties.leaving):
+                submitted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+                submitted.set_result(child.job_id)
+                with contextlib.suppress(NotFound):
+                    await asyncio.shield(self._cancel(self._url(child.hive_id), submitted))
+            raise
+
+    async def _follow(self, context: JobContext, child: ChildJob, after: int) -> bytes:
+        context.ties.on_child(child)
+        await _Child(self, context, child, after).follow()
+        return await self._result(self.job_url(child))
+
+    async def _leave(self, context: JobContext, hive_id: str, submitting: asyncio.Future[str]) -> None:
+        """The child goes on; which one it is may just be becoming known."""
+        with contextlib.suppress(*_TROUBLE, RbeeError):
+            job_id = await asyncio.wait_for(submitting, defaults.CONNECT_TIMEOUT)
+            context.ties.on_child(ChildJob(hive_id=hive_id, job_id=job_id))
+
+    def _url(self, hive_id: str) -> str:
+        """Raises NotFound."""
+        return self._hives.get(hive_id).known.url.rstrip("/")
+
+    def job_url(self, child: ChildJob) -> str:
+        """Raises NotFound."""
+        return f"{self._url(child.hive_id)}/v1/jobs/{child.job_id}"
+
     async def _submit(self, url: str, body: dict[str, Any]) -> str:
-        """The URL of the child job."""
+        """The id of the child job."""
         timeout = aiohttp.ClientTimeout(total=defaults.PROBE_TIMEOUT, connect=defaults.CONNECT_TIMEOUT)
         try:
             async with self._http.post(
@@ -70,7 +109,7 @@ class Forwarder:
                 found = _json(await answer.read())
                 if answer.status != 202:
                     raise _error_of(found, answer.status, url)
-                return f"{url}/v1/jobs/{found['job_id']}"
+                return str(found["job_id"])
         except _TROUBLE as e:
             raise Unreachable(f"The hive at {url} does not answer: {words(e)}.") from None
 
@@ -100,12 +139,12 @@ class Forwarder:
         except _TROUBLE as e:
             raise Unreachable(f"{url} does not answer: {words(e)}.") from None
 
-    async def _cancel(self, submitting: asyncio.Future[str]) -> None:
+    async def _cancel(self, url: str, submitting: asyncio.Future[str]) -> None:
         """Cancels the child, also one that is just being made: the hive may have begun already."""
         timeout = aiohttp.ClientTimeout(total=defaults.CONNECT_TIMEOUT)
         job_url = "the child job"
         try:
-            job_url = await asyncio.wait_for(submitting, defaults.CONNECT_TIMEOUT)
+            job_url = f"{url}/v1/jobs/{await asyncio.wait_for(submitting, defaults.CONNECT_TIMEOUT)}"
             async with self._http.delete(job_url, headers=self._headers, timeout=timeout) as answer:
                 if answer.status not in (200, 202, 404, 409):
                     log.warning("cancelling %s: status %d", job_url, answer.status)
@@ -123,14 +162,15 @@ class Forwarder:
 class _Child:
     """One child job's stream, taken up again where it broke."""
 
-    def __init__(self, forwarder: Forwarder, context: JobContext, job_url: str) -> None:
+    def __init__(self, forwarder: Forwarder, context: JobContext, child: ChildJob, after: int) -> None:
         self._forwarder = forwarder
         self._context = context
-        self._job_url = job_url
-        self._last = 0
+        self._child = child
+        self._last = after
 
     async def follow(self) -> None:
-        """Relays every event once, until the child has ended. Raises Unreachable when the hive stays away."""
+        """Relays every event once, until the child has ended. Raises Unreachable when the hive stays away, or
+        unknown."""
         loop = asyncio.get_running_loop()
         trouble_since: float | None = None
         wait = defaults.BACKOFF_FIRST
@@ -140,7 +180,7 @@ class _Child:
                 await self._read()
             except _Ended:
                 return
-            except _TROUBLE as e:
+            except (*_TROUBLE, _HiveUnknown) as e:
                 if trouble_since is None or self._last != before:
                     trouble_since, wait = loop.time(), defaults.BACKOFF_FIRST
                 if loop.time() - trouble_since > _RESUME_FOR:
@@ -150,9 +190,13 @@ class _Child:
 
     async def _read(self) -> None:
         parser = Parser()
-        async with self._forwarder.stream(self._job_url, self._last) as answer:
+        try:
+            url = self._forwarder.job_url(self._child)
+        except NotFound as e:  # a queen that has just started may not know it yet
+            raise _HiveUnknown(e.message) from None
+        async with self._forwarder.stream(url, self._last) as answer:
             if answer.status != 200:
-                raise _error_of(_json(await answer.read()), answer.status, self._job_url)
+                raise _error_of(_json(await answer.read()), answer.status, url)
             async for data in answer.content.iter_any():
                 for event in parser.feed(data):
                     if event.data == "[DONE]":
@@ -166,7 +210,7 @@ class _Child:
         self._last = int(told.id)
         event = _json(told.data.encode())
         if event.get("event") != "result":
-            self._context.relay(event)
+            self._context.relay(event, self._last)
 
 
 def _json(data: bytes) -> dict[str, Any]:

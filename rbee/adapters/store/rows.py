@@ -5,48 +5,22 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from rbee.adapters.store_results import Results
+from rbee.adapters.store.migrations import migrate
+from rbee.adapters.store.results import Results
+from rbee.adapters.store.written import CUT, EVENT_BYTES, PAGE_BYTES, RESULT_IN_PAGE, Written, read
 from rbee.contracts import codec
-from rbee.contracts.jobs import ENDED, Job, JobError, JobPage
+from rbee.contracts.jobs import ENDED, Job, JobPage
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-#: Results larger than this are files of their own.
-LARGE = 256 * 2**10
-#: Results larger than this are left out of a list of jobs.
-RESULT_IN_PAGE = 16 * 2**10
-#: Bytes of jobs in one page, and of events read at once, about: at least one is given.
-PAGE_BYTES = 4 * 2**20
-EVENT_BYTES = 256 * 2**10
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS jobs (
-    n INTEGER PRIMARY KEY AUTOINCREMENT,
-    job_id TEXT NOT NULL UNIQUE,
-    state TEXT NOT NULL,
-    job TEXT NOT NULL,
-    result BLOB,
-    bytes INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, n);
-CREATE TABLE IF NOT EXISTS events (
-    job_id TEXT NOT NULL,
-    seq INTEGER NOT NULL,
-    event BLOB NOT NULL,
-    PRIMARY KEY (job_id, seq)
-) WITHOUT ROWID;
-"""
-#: Columns that came later: an older release does without them, so the version stays.
-_ADDED = {"result": "BLOB", "bytes": "INTEGER NOT NULL DEFAULT 0"}
 _PUT = (
-    "INSERT INTO jobs (job_id, state, job, result, bytes) VALUES (?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE "
-    "SET state = excluded.state, job = excluded.job, result = excluded.result, bytes = excluded.bytes"
+    "INSERT INTO jobs (job_id, state, operation, hive_id, created_at, job, result, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, hive_id = excluded.hive_id, job = excluded.job, "
+    "result = excluded.result, bytes = excluded.bytes"
 )
 _OLD = (
     "SELECT job_id, bytes FROM jobs WHERE state IN ('completed', 'failed', 'cancelled') "
@@ -56,8 +30,12 @@ _OLDEST = (
     "SELECT job_id, bytes FROM jobs WHERE state IN ('completed', 'failed', 'cancelled') AND job_id != ? "
     "ORDER BY n LIMIT 20"
 )
-#: End of an event without its result; no JSON ends so.
-_CUT = b'"result":'
+_FILTERS = {
+    "state": "AND state = ? ",
+    "operation": "AND operation = ? ",
+    "hive_id": "AND hive_id = ? ",
+    "since": "AND created_at >= ? ",
+}
 _SIZE = "SELECT coalesce(sum(length(event)), 0) FROM events WHERE job_id = ?"
 
 
@@ -83,41 +61,29 @@ class Rows:
         path.touch(mode=0o600, exist_ok=True)
         db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
         try:
+            migrate(db)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA journal_size_limit = 16777216")
-            db.executescript(_SCHEMA)
-            row = db.execute("SELECT version FROM schema_version").fetchone()
-            if row is None:
-                db.execute("INSERT INTO schema_version VALUES (?)", (VERSION,))
-            elif row[0] > VERSION:
-                raise sqlite3.DatabaseError(f"it was made by a newer rbee (schema {row[0]}, known {VERSION})")
-            there = {column[1] for column in db.execute("PRAGMA table_info(jobs)")}
-            for name, kind in _ADDED.items():
-                if name not in there:
-                    db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
-            db.execute(
-                f"UPDATE jobs SET bytes = length(job) + ({_SIZE.replace('?', 'jobs.job_id')}) "  # noqa: S608 - constants
-                "WHERE bytes = 0 AND state IN ('completed', 'failed', 'cancelled')"
-            )
         except BaseException:
             db.close()
             raise
         return db
 
-    def put(self, job_id: str, state: str, job: str, result: bytes | memoryview | None) -> None:
-        size = 0
-        if result is not None and len(result) > LARGE:
+    def put(self, job: Written) -> None:
+        job_id, result, size = job.job_id, job.result, 0
+        if result is not None and job.large:
             self._keep_apart(job_id, result)
             result = None
-        if state in ENDED:
+        if job.state in ENDED:
             if job_id in self._growing:
                 self._trim(job_id)
                 del self._growing[job_id]
-            size = len(job) + len(result or b"") + self.db.execute(_SIZE, (job_id,)).fetchone()[0]
-        self.db.execute(_PUT, (job_id, state, job, result, size))
+            size = len(job.text) + len(result or b"") + self.db.execute(_SIZE, (job_id,)).fetchone()[0]
+        said = (job_id, job.state, job.operation, job.hive_id, job.created_at, job.text, result, size)
+        self.db.execute(_PUT, said)
         self._total += size
-        if state == "queued":
+        if job.state == "queued":
             self._forget(self.db.execute(_OLD, (self._jobs,)).fetchall())
         while self._total > self._total_bytes:
             oldest = self.db.execute(_OLDEST, (job_id,)).fetchall()
@@ -166,7 +132,7 @@ class Rows:
         row = self.db.execute(f"SELECT job, {what} FROM jobs WHERE job_id = ?", (job_id,)).fetchone()  # noqa: S608
         if row is None:
             return None
-        job = _job(*row)
+        job = read(*row)
         if with_result and job.result is None and (apart := self._apart(job)) is not None:
             job = replace(job, result=codec.embedded(apart))
         return job
@@ -176,12 +142,12 @@ class Rows:
         found = self._results.get(job.job_id)
         return found if found is not None and job.result_bytes in (None, len(found)) else None
 
-    def page(self, state: str | None, limit: int, before: int) -> JobPage:
-        where, values = ("AND state = ?", [state]) if state else ("", [])
+    def page(self, where: Mapping[str, str | None], limit: int, before: int) -> JobPage:
+        said = {name: value for name, value in where.items() if value is not None}
         rows = self.db.execute(
             "SELECT n, job, iif(length(result) <= ?, result, NULL), length(job) + coalesce(length(result), 0) "  # noqa: S608
-            f"FROM jobs WHERE n < ? {where} ORDER BY n DESC LIMIT ?",
-            (RESULT_IN_PAGE, before, *values, limit + 1),
+            f"FROM jobs WHERE n < ? {''.join(map(_FILTERS.__getitem__, said))} ORDER BY n DESC LIMIT ?",
+            (RESULT_IN_PAGE, before, *said.values(), limit + 1),
         )
         jobs: list[Job] = []
         last, size, more = 0, 0, None
@@ -189,7 +155,7 @@ class Rows:
             if len(jobs) == limit or (jobs and size > PAGE_BYTES):
                 more = str(last)
                 break
-            jobs.append(_job(job, result))
+            jobs.append(read(job, result))
             last, size = n, size + min(length, len(job) + RESULT_IN_PAGE)
         rows.close()
         return JobPage(jobs=tuple(jobs), cursor=more)
@@ -201,7 +167,7 @@ class Rows:
             "SELECT seq, event FROM events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?", (job_id, after, limit)
         )
         for seq, event in rows:
-            if event.endswith(_CUT):
+            if event.endswith(CUT):
                 event = self._completed(job_id, event) if large else None
                 if event is None:
                     continue
@@ -220,17 +186,10 @@ class Rows:
         result = row[1] if row[1] is not None else self._apart(codec.decode(Job, row[0]))
         return event + result + b"}" if result is not None else None
 
-    def interrupt(self, error: JobError) -> int:
-        rows = self.db.execute("SELECT job FROM jobs WHERE state IN ('queued', 'running')").fetchall()
-        for (text,) in rows:
-            found = codec.decode(dict[str, Any], text)
-            found |= {"state": "failed", "error": codec.plain(error), "ended_at": error.timestamp}
-            job = codec.convert(Job, found)
-            self.put(job.job_id, job.state, codec.encode(job).decode(), None)
-        return len(rows)
+    def last(self, job_id: str) -> int:
+        row = self.db.execute("SELECT max(seq) FROM events WHERE job_id = ?", (job_id,)).fetchone()
+        return row[0] or 0
 
-
-def _job(text: str, result: bytes | None) -> Job:
-    """A job as it is kept; its result (of a job kept by an older release: already in it) is not taken apart."""
-    job = codec.decode(Job, text)
-    return job if result is None else replace(job, result=codec.embedded(result))
+    def not_ended(self) -> list[Job]:
+        rows = self.db.execute("SELECT job FROM jobs WHERE state IN ('queued', 'running') ORDER BY n").fetchall()
+        return [read(text, None) for (text,) in rows]

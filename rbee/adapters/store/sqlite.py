@@ -10,14 +10,16 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from rbee.adapters.store_rows import LARGE, Rows
-from rbee.contracts import codec, defaults
-from rbee.contracts.jobs import Job, JobError, JobPage
-from rbee.core.errors import InvalidRequest, RbeeError
+from rbee.adapters.store.alone import Alone
+from rbee.adapters.store.rows import Rows
+from rbee.adapters.store.written import place_of, written
+from rbee.contracts import defaults
+from rbee.contracts.jobs import Job, JobPage
+from rbee.core.errors import RbeeError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,8 +40,8 @@ class _Large:
         self.write(rows)
 
 
-class SqliteJobStore:
-    """The store of one daemon (`queen.db`, `hive.db`); `rbee.daemons.job_store.JobStore` says what each method does."""
+class SqliteJobStore(Alone):
+    """The store of one daemon (`queen.db`, `hive.db`); `rbee.daemons.job_store.Store` says what each method does."""
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class SqliteJobStore:
         total_bytes: int = defaults.JOBS_BYTES,
         result_bytes: int = defaults.RESULTS_BYTES,
     ) -> None:
+        super().__init__()
         self._path = path
         self._bounds = {
             "jobs": jobs_kept,
@@ -74,13 +77,12 @@ class SqliteJobStore:
             raise RbeeError(f"The database {self._path} cannot be used: {e}.", code="store_unusable") from None
 
     def put(self, job: Job) -> None:
-        result = None if job.result is None else codec.json_of(job.result)
-        text = codec.encode(replace(job, result=None)).decode()
+        row = written(job)
 
         def write(rows: Rows) -> None:
-            rows.put(job.job_id, job.state, text, result)
+            rows.put(row)
 
-        self._work.put(_Large(write) if result is not None and len(result) > LARGE else write)
+        self._work.put(_Large(write) if row.large else write)
 
     def append(self, job_id: str, seq: int, event: bytes) -> None:
         self._work.put(lambda rows: rows.append(job_id, seq, event))
@@ -88,25 +90,37 @@ class SqliteJobStore:
     async def settled(self) -> None:
         if self._thread is None:
             raise RbeeError("The store is closed.", code="store_closed")
-        written: Future[None] = Future()
-        self._work.put(written)
-        await asyncio.wrap_future(written)
+        done: Future[None] = Future()
+        self._work.put(done)
+        await asyncio.wrap_future(done)
 
     async def get(self, job_id: str, *, result: bool = True) -> Job | None:
         return await self._ask(lambda rows: rows.get(job_id, result))
 
-    async def page(self, state: str | None, limit: int, cursor: str | None) -> JobPage:
+    async def page(
+        self,
+        state: str | None,
+        limit: int,
+        cursor: str | None,
+        *,
+        operation: str | None = None,
+        hive_id: str | None = None,
+        since: str | None = None,
+    ) -> JobPage:
         """Raises InvalidRequest for a cursor that this store did not give."""
-        if cursor is not None and not (cursor.isdecimal() and len(cursor) < 19):
-            raise InvalidRequest("This is not a cursor of this list.")
-        before = int(cursor) if cursor else 2**62
-        return await self._ask(lambda rows: rows.page(state, limit, before))
+        before = place_of(cursor)
+        where = {"state": state, "operation": operation, "hive_id": hive_id, "since": since}
+        return await self._ask(lambda rows: rows.page(where, limit, before))
 
     async def events(self, job_id: str, after: int, limit: int, *, large: bool = True) -> list[tuple[int, bytes]]:
         return await self._ask(lambda rows: rows.events(job_id, after, limit, large))
 
-    async def interrupt_running(self, error: JobError) -> int:
-        return await self._ask(lambda rows: rows.interrupt(error))
+    async def last(self, job_id: str) -> int:
+        return await self._ask(lambda rows: rows.last(job_id))
+
+    async def claim(self, *, starting: bool) -> list[Job]:
+        """The file has one daemon at a time: what an earlier one left is this one's."""
+        return await self._ask(lambda rows: rows.not_ended()) if starting else []
 
     async def close(self) -> None:
         """Writes what waits and closes the file. Nothing may be asked after."""
