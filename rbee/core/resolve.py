@@ -115,15 +115,19 @@ def _worker(name: str, written: Mapping[str, Any], defaults: Mapping[str, Any], 
         worker["where"] = {"labels": where.get("labels") or {}}
     elif worker.get("hive") is None:
         worker["hive"] = only
-    replicas = worker.get("replicas")
-    if isinstance(replicas, int):
-        worker["replicas"] = {"min": replicas, "max": replicas}
-    elif replicas is not None:
-        low, high = replicas.get("min"), replicas.get("max")
-        # One said alone: the other follows where it must.
-        low = (min(1, high) if high is not None else 1) if low is None else low
-        worker["replicas"] = {"min": low, "max": max(1, low) if high is None else high}
+    if (replicas := worker.pop("replicas", None)) is not None:
+        worker["replicas"] = _replicas(replicas)
     return _timed(worker)
+
+
+def _replicas(written: int | Mapping[str, Any]) -> dict[str, int]:
+    """A number is both; of two ends one may be left out, and follows the other where it must."""
+    if isinstance(written, int):
+        return {"min": written, "max": written}
+    low, high = written.get("min"), written.get("max")
+    if low is None:
+        low = 1 if high is None else min(1, high)
+    return {"min": low, "max": max(1, low) if high is None else high}
 
 
 def _timed(values: dict[str, Any]) -> dict[str, Any]:

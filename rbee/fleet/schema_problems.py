@@ -66,7 +66,7 @@ class _Telling:
             "required": self.required,
         }
         if error.validator in ("anyOf", "oneOf"):
-            self.choice(error, path)
+            self.choice(error, around, path)
         elif error.validator in tell:
             tell[str(error.validator)](error, path)
         elif "propertyNames" in error.schema_path and error.validator == "pattern":
@@ -83,7 +83,7 @@ class _Telling:
         self.found.append(refusal)
         return refusal
 
-    def choice(self, error: Any, path: Path) -> None:
+    def choice(self, error: Any, around: Any, path: Path) -> None:
         """Of several forms, complain about the one that the value has; else say all forms."""
         branches: dict[int, list[Any]] = {}
         for below in error.context or ():
@@ -93,7 +93,7 @@ class _Telling:
             for below in fitting[0]:
                 self.error(below, below.schema if "description" in below.schema else error.schema)
         else:
-            self.add(path, words.wrong_kind(error.instance, words.kinds(error.schema, self.schema), error.schema, path))
+            self.add(path, words.wrong_kind(error.instance, words.kinds(error.schema, self.schema), around, path))
 
     def unknown_keys(self, error: Any, path: Path) -> None:
         known = list(error.schema.get("properties", {}))

@@ -127,6 +127,7 @@ def test_aliases_of_aliases_come_to_models_in_order(tmp_path: Path) -> None:
         ("{max: 4}", 1, 4),
         ("{max: 0}", 0, 0),
         ("{}", 1, 1),
+        ("null", 1, 1),
     ],
 )
 def test_replicas_are_a_number_or_from_a_least_to_a_most(tmp_path: Path, said: str, least: int, most: int) -> None:
