@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import secrets
 import stat
 from pathlib import Path
@@ -13,6 +14,8 @@ from rbee.core.errors import RbeeError
 
 #: Shorter ones can be guessed.
 MIN_LENGTH = 16
+#: Longer ones fit in no header.
+_LONGEST = 4096
 
 
 class BadSecret(RbeeError):
@@ -57,24 +60,30 @@ def write_secret(path: Path, text: str) -> None:
     write_atomic(path, text.encode() + b"\n", mode=0o600)
 
 
-def load_token(path: Path) -> Token:
-    """The token in `path`. Raises BadSecret with a mend: not there, others can read it, empty, or too short."""
+def load_token(
+    path: Path, what: str = "token file", holds: str = "token", mend: str = "`rbee apply` makes one."
+) -> Token:
+    """The token in `path`. Raises BadSecret with a mend: not there, others can read it, empty, or too short.
+
+    `what`, `holds` and `mend` (when it is not there) are for what a person is told.
+    """
     path = path.expanduser()
     try:
-        mode = path.stat().st_mode
-        text = path.read_text(encoding="utf-8").strip()
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(_LONGEST + 1).decode().strip()
     except FileNotFoundError:
-        raise BadSecret(f"The token file {path} does not exist.", mend="`rbee apply` makes one.") from None
+        raise BadSecret(f"The {what} {path} does not exist.", mend=mend) from None
     except (OSError, UnicodeDecodeError) as e:
-        raise BadSecret(f"The token file {path} cannot be read: {e}.") from None
+        raise BadSecret(f"The {what} {path} cannot be read: {e}.") from None
     if stat.S_IMODE(mode) & 0o077:
         raise BadSecret(
-            f"The token file {path} can be read by others (mode {stat.S_IMODE(mode):04o}).",
+            f"The {what} {path} can be read by others (mode {stat.S_IMODE(mode):04o}).",
             mend=f"Run: chmod 600 {path}",
         )
-    if len(text) < MIN_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
+    if not MIN_LENGTH <= len(text) <= _LONGEST or not text.isascii() or not text.isprintable() or " " in text:
         raise BadSecret(
-            f"The token file {path} holds no usable token (at least {MIN_LENGTH} printable characters, no spaces).",
-            mend="Put one there, or remove the file: `rbee apply` makes one.",
+            f"The {what} {path} holds no usable {holds} (at least {MIN_LENGTH} printable characters, no spaces).",
+            mend=f"Put one there. {mend}" if holds != "token" else f"Put one there, or remove the file: {mend}",
         )
     return Token(text)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class RbeeError(Exception):
     """Base of all of rbee's own errors; `code` is stable and machine-readable (snake_case)."""
@@ -83,3 +85,16 @@ class TooMany(Unavailable):
     """Refused for now because there is too much: a limit, a full queue. HTTP's 429."""
 
     code = "rate_limited"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        mend: str = "",
+        retry_after: float = 1.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, mend=mend, retry_after=retry_after)
+        #: What the answer says beside, such as how much of a limit is left.
+        self.headers = headers or {}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ __all__ = [
     "is_loopback",
     "listener",
     "load_token",
+    "refuse_foreign_pages",
     "shows",
     "split_address",
 ]
@@ -105,7 +107,7 @@ def authorize(request: web.Request, token: Token | None) -> None:
     """
     headers = request.headers
     if token is None:
-        _refuse_foreign_pages(headers.get("Origin"), headers.get("Host", ""), headers.get("Sec-Fetch-Site"))
+        refuse_foreign_pages(headers)
         return
     if not shows(request, token):
         raise Unauthorized(
@@ -129,7 +131,9 @@ def _hostname(url: str) -> str:
         return ""
 
 
-def _refuse_foreign_pages(origin: str | None, host: str, site: str | None) -> None:
+def refuse_foreign_pages(headers: Mapping[str, str]) -> None:
+    """Raises Unauthorized for what a page of another site makes a browser send, or for a `Host` of the internet."""
+    origin, host, site = headers.get("Origin"), headers.get("Host", ""), headers.get("Sec-Fetch-Site")
     # What a browser says even where it names no origin: for an image, a script, a link.
     foreign = site == "cross-site" if origin is None else not is_loopback(_hostname(origin))
     if foreign:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _STATUS_OF_CODE = {
     "foreign_host": 403,
     "foreign_origin": 403,
+    "policy_rejected": 403,
     "too_large": 413,
     "rate_limited": 429,
     "not_served": 501,
@@ -63,15 +64,24 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
     return web.Response(body=codec.encode(value), status=status, content_type="application/json", headers=headers)
 
 
-def error_response(error: errors.RbeeError, headers: Mapping[str, str] | None = None) -> web.Response:
-    """The answer for an error: OpenAI's body, `Retry-After` on 429 and 503, `WWW-Authenticate` on 401."""
+def error_answer(
+    error: errors.RbeeError, headers: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body for an error: OpenAI's body, `Retry-After` on 429 and 503, `WWW-Authenticate` on 401."""
     status = status_of(error)
     own = dict(headers or {})
+    if isinstance(error, errors.TooMany):
+        own.update(error.headers)
     if status in (429, 503):
         own.setdefault("Retry-After", str(max(1, math.ceil(getattr(error, "retry_after", 1.0)))))
     elif status == 401:
         own["WWW-Authenticate"] = "Bearer"
-    body = error_body(str(error), status, error.code, error.param)
+    return status, own, error_body(str(error), status, error.code, error.param)
+
+
+def error_response(error: errors.RbeeError, headers: Mapping[str, str] | None = None) -> web.Response:
+    """The answer for an error, as `error_answer` has it."""
+    status, own, body = error_answer(error, headers)
     return web.Response(body=body, status=status, content_type="application/json", headers=own)
 
 

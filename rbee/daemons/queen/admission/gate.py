@@ -3,72 +3,195 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import Literal
 
 from rbee.contracts.configs import QueenConfig
-from rbee.core.errors import DeadlineExceeded
+from rbee.core.errors import DeadlineExceeded, TooMany, Unavailable
+from rbee.daemons.queen.admission.estimates import Estimates, come_again
+from rbee.daemons.queen.admission.limits import Limits
+from rbee.daemons.queen.admission.patience import Patience
+from rbee.daemons.queen.admission.queues import Queues, Ticket
+from rbee.daemons.queen.admission.turns import Turns
 from rbee.daemons.queen.asked import Asked
-from rbee.daemons.queen.front.errors import UNREACHABLE, NoWorker
+from rbee.daemons.queen.front.errors import NoWorker
 from rbee.daemons.queen.known.registry import Registry, Worker
 from rbee.daemons.queen.routing.router import Router
 from rbee.daemons.queen.scaling.starter import Starter
 
+#: How waiting ends: with a slot, with the client gone, or refused for one of the reasons.
+Ended = Literal["entered", "left", "deadline", "timeout", "no_worker"]
+#: By this header a client asks to wait behind others; nobody comes before others by it.
+PRIORITY_HEADER = "X-Priority"
+
 
 class Gate:
-    """Every request goes `admit`, then `try_enter` or `wait`, `leave` for each worker it had, `done` in the end."""
+    """Every request goes `admit`, then `try_enter` or `wait`, `leave` for each worker it had, `done` in the end.
+
+    Owner of the queues and of all slots that this queen takes.
+    """
 
     def __init__(
         self, registry: Registry, router: Router, starter: Starter, config: QueenConfig, clock: Callable[[], float]
     ) -> None:
-        self._registry = registry
         self._router = router
-        self._starter = starter
         self._clock = clock
+        self._queues = Queues()
+        #: Not empty when somebody waits.
+        self._tickets = self._queues.tickets
+        self._estimates = Estimates(registry, self._queues)
+        self._turns = Turns(registry, router, self._queues, clock)
+        self._patience = Patience(registry, router, starter, self._queues, self._estimates, self._turns, clock)
+        self.limits = Limits()
+        #: Called at the end of each waiting with the model, the seconds, and how it ended.
+        self.waits: Callable[[str, float, Ended], None] = lambda model, seconds, ended: None
+        registry.listeners.append(self._patience.news)
         self.configure(config)
 
     def configure(self, config: QueenConfig) -> None:
-        self._limits = config.limits
+        """Those that wait go on waiting, by the new limits and policies."""
+        self._queue = config.limits.queue
+        self._patience.limits = config.limits
+        if self._tickets:
+            self._patience.rearm()
+            asyncio.get_running_loop().call_soon(self._patience.look)  # hives get their labels after this
+
+    # A request's way.
 
     def admit(self, asked: Asked) -> None:
         """Counts it in, against its client's limits and its policies. Raises TooMany, RbeeError `policy_rejected`."""
+        client = asked.client
+        if client.concurrent is None and client.requests_per_minute is None:
+            self._router.admit(asked)
+            return
+        self.limits.check(client, self._clock(), self._estimates, asked.models)
         self._router.admit(asked)
+        self.limits.enter(client)
 
     def done(self, asked: Asked) -> None:
         """The request that was admitted is over, however it ended."""
+        if asked.client.concurrent is not None:
+            self.limits.leave(asked.client)
 
     def try_enter(self, asked: Asked) -> Worker | None:
         """A worker with a slot for it, taken; None: it must `wait`. Nobody overtakes those that wait."""
+        if self._tickets and any(map(self._queues.waiting, asked.models)):
+            return None
         worker = self._router.choose(asked)
         if worker is not None:
-            worker.in_flight += 1
-            worker.last_used = self._clock()
+            self._turns.take(worker)
         return worker
 
     async def wait(self, asked: Asked) -> Worker:
         """A slot, taken, once there is one. Raises TooMany (the queue is full, its deadline cannot be met), Unavailable
-        (NoWorker: nobody can, and none comes in time), DeadlineExceeded."""
-        while True:
-            left = None if asked.ends is None else asked.ends - self._clock()
-            if left is not None and left <= 0:
-                raise DeadlineExceeded("The request's deadline has passed.")
-            worker = self.try_enter(asked)
-            if worker is not None:
-                return worker
-            if not self._router.able(asked):
-                coming = self._starter.need(asked.models)
-                refused = [w for w, why in asked.tried.items() if not why.startswith(UNREACHABLE)]
-                if left is None or (coming is None and not any(w in self._registry.workers for w in refused)):
-                    raise NoWorker(asked.models, self._router.reasons(asked), coming)
-            if not await self._registry.changed(60.0 if left is None else left) and left is not None:
-                raise DeadlineExceeded("The model did not get ready within the request's deadline.")
-            for worker_id in [w for w, why in asked.tried.items() if not why.startswith(UNREACHABLE)]:
-                del asked.tried[worker_id]  # there is news: it may be able to answer now
+        (NoWorker: nobody can, and none comes in time; `queue_timeout`), DeadlineExceeded.
+
+        Cancelled: its place is free at once, and so is the slot that it may have been given in the same moment.
+        """
+        ticket = self._join(asked)
+        ended: Ended = "left"
+        try:
+            worker = await ticket.future
+            ended = "entered"
+            return worker
+        except (DeadlineExceeded, Unavailable) as e:
+            ended = _ended(e)
+            raise
+        finally:
+            self._queues.drop(ticket)
+            if ticket.timer is not None:
+                ticket.timer.cancel()
+            waited = self._clock() - ticket.since
+            asked.waited += waited
+            self.waits(asked.models[0], waited, ended)
+            if ended == "left":
+                self._give_back(ticket)
 
     def leave(self, asked: Asked, worker: Worker, seconds: float | None) -> None:
         """Its slot is free. `seconds`: how long an answer that came whole took; None: it was none."""
         worker.in_flight -= 1
         worker.last_used = self._clock()
+        if seconds is not None:
+            self._estimates.add(worker.beat.model, seconds)
+        if self._tickets:
+            self._turns.hand_on(worker)
+
+    # Who waits.
+
+    def _join(self, asked: Asked) -> Ticket:
+        """Its ticket, in the queues; it may have been served already. Raises as `wait`."""
+        now = self._clock()
+        if asked.ends is not None and asked.ends <= now:
+            raise DeadlineExceeded("The request's deadline has passed.")
+        batch = asked.client.priority == "batch" or asked.headers.get(PRIORITY_HEADER, "").lower() == "batch"
+        ticket = Ticket(asked, batch, now)
+        self._patience.begin(ticket)
+        again = bool(asked.tried)  # it had its turn already
+        self._queues.join(ticket, asked.models if again else self._with_room(ticket), front=again)
+        if asked.queued is None:
+            asked.queued = now
+        if ticket.lost is None:
+            self._turns.settle(ticket)
+        if ticket.worker is None:
+            self._patience.watch(ticket)
+        return ticket
+
+    def _with_room(self, ticket: Ticket) -> tuple[str, ...]:
+        """The models in whose queues is room for it. Raises TooMany: in none, or its turn would come too late."""
+        asked = ticket.asked
+        models = tuple(m for m in asked.models if self._queues.waiting(m) < self._queue)
+        if models and (asked.ends is None or ticket.lost is not None):
+            return models
+        wait = self._estimates.turn(asked, ticket.batch)
+        if not models:
+            raise TooMany(
+                f"{self._queue} requests wait for {asked.name!r} already.",
+                code="queue_full",
+                mend="Come again later.",
+                retry_after=come_again(wait),
+            )
+        if wait is None or asked.ends is None:
+            return models
+        left, needed = asked.ends - ticket.since, wait + self._estimates.quick(models)
+        if needed > left:
+            raise TooMany(
+                f"The deadline in {left:.1f} s cannot be met: an answer of {asked.name!r} takes about {needed:.1f} s "
+                f"now, {wait:.1f} s of them until its turn.",
+                code="deadline_unmeetable",
+                mend="Allow more time, or come again later.",
+                retry_after=come_again(wait),
+            )
+        return models
+
+    def _give_back(self, ticket: Ticket) -> None:
+        """Its client left: a slot that it was given goes to the next, an error that it was told is heard."""
+        if ticket.worker is not None:
+            self.leave(ticket.asked, ticket.worker, None)
+        elif ticket.future.done() and not ticket.future.cancelled():
+            ticket.future.exception()
+
+    # What is told of it.
 
     def waiting(self, model: str) -> int:
         """Requests that wait for a slot of `model`."""
-        return 0
+        return self._queues.waiting(model)
+
+    def oldest(self, model: str) -> float:
+        """Seconds that the first of them waits already; 0 when nobody does."""
+        since = self._queues.oldest(model)
+        return self._clock() - since if since is not None else 0.0
+
+    def depths(self) -> dict[str, int]:
+        """Requests that wait, for each model that anybody waits for."""
+        return {model: self._queues.waiting(model) for model in self._queues.models()}
+
+    def estimate(self, model: str) -> float | None:
+        """Seconds until a request that came now, behind all others, had a slot; None: not known."""
+        return self._estimates.wait(model, self._queues.waiting(model))
+
+
+def _ended(error: DeadlineExceeded | Unavailable) -> Ended:
+    if isinstance(error, DeadlineExceeded):
+        return "deadline"
+    return "no_worker" if isinstance(error, NoWorker) else "timeout"

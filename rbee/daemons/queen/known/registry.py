@@ -38,6 +38,8 @@ class Registry:
         #: Changes with the set of models.
         self.generation = 0
         self._waiting: set[asyncio.Future[None]] = set()
+        #: Called with each worker that spoke or answers again; None: other news for those that wait.
+        self.listeners: list[Callable[[Worker | None], None]] = []
         self._labels: dict[str, Mapping[str, str]] = {}
         #: Hives whose workers are taken in; None: this queen was never told of hives, and takes in any.
         self._hives: frozenset[str] | None = None
@@ -82,7 +84,7 @@ class Registry:
                 known.unreachable = None
             self._index(known)
             self._evict(known)
-        self._tell()
+        self._tell(known)
         return known
 
     def refusal(self, beat: WorkerHeartbeat, trusted: bool = True) -> Refusal | None:
@@ -149,7 +151,7 @@ class Registry:
             worker.last_seen = self._clock()
             if status is not None:
                 worker.status = status
-            self._tell()
+            self._tell(worker)
 
     def hold(self, worker: Worker, reason: str) -> None:
         """No more requests to it, whatever it answers, until `release` or a heartbeat of a newer process."""
@@ -215,7 +217,9 @@ class Registry:
         """There is news for those that wait, though no worker spoke."""
         self._tell()
 
-    def _tell(self) -> None:
+    def _tell(self, worker: Worker | None = None) -> None:
+        for listener in self.listeners:
+            listener(worker)
         waiting, self._waiting = self._waiting, set()
         for waiter in waiting:
             if not waiter.done():

@@ -32,6 +32,7 @@ class Worker:
         "last_seen",
         "last_used",
         "paths",
+        "peak",
         "picked",
         "slots",
         "status",
@@ -46,6 +47,8 @@ class Worker:
         #: Whether it may be shown the fleet's token: it has shown it itself, or a hive of the fleet told of it.
         self.trusted = trusted
         self.in_flight = 0
+        #: The most that were in flight at once since its last heartbeat.
+        self.peak = 0
         self.picked = 0
         #: When a request of this queen last began or ended there, on her clock; its discovery before the first.
         self.last_used = now
@@ -63,8 +66,10 @@ class Worker:
         self.status: str = beat.status
         self.slots = beat.slots
         self.upstream = upstream_of(beat.url)
-        #: Requests that it has from others than this queen.
-        self.foreign = max(0, beat.slots_busy - self.in_flight)
+        #: Requests that it has from others than this queen. What was hers when it said so may have ended since: that
+        #: must not look as another's, and keep a slot closed until its next heartbeat.
+        self.foreign = max(0, beat.slots_busy - max(self.peak, self.in_flight))
+        self.peak = self.in_flight
         self.last_seen = now
         # What routing asks for every request.
         self.paths = beat.paths

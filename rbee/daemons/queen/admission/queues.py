@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Those that wait for a slot, by the models that they would take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice
+
+from rbee.core.fair_queue import Line
+from rbee.daemons.queen.asked import Asked
+from rbee.daemons.queen.known.registry import Worker
+
+
+class Ticket:
+    """A request that waits. `future` gets the worker whose slot it was given, or why it gets none."""
+
+    __slots__ = ("asked", "batch", "future", "lost", "models", "patience", "since", "timer", "worker")
+
+    def __init__(self, asked: Asked, batch: bool, since: float) -> None:
+        self.asked = asked
+        self.batch = batch
+        self.since = since
+        self.future: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        #: The models in whose lines it stands.
+        self.models: tuple[str, ...] = ()
+        #: Since when no worker can serve it; None: one can. And for how long it puts up with that.
+        self.lost: float | None = None
+        self.patience = 0.0
+        self.timer: asyncio.TimerHandle | None = None
+        #: Whose slot it was given.
+        self.worker: Worker | None = None
+
+
+class _ModelLine:
+    __slots__ = ("arrivals", "line")
+
+    def __init__(self) -> None:
+        self.line: Line[Ticket] = Line()
+        #: Oldest first.
+        self.arrivals: OrderedDict[Ticket, None] = OrderedDict()
+
+
+class Queues:
+    """A ticket stands in the lines of all its models and leaves all of them at once."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, _ModelLine] = {}
+        #: All tickets; those that were looked after last are last.
+        self.tickets: OrderedDict[Ticket, None] = OrderedDict()
+
+    def join(self, ticket: Ticket, models: tuple[str, ...], *, front: bool = False) -> None:
+        """Last of its client's, or first (`front`): it had its turn already."""
+        ticket.models = models
+        client = ticket.asked.client
+        for model in models:
+            own = self._lines.get(model)
+            if own is None:
+                own = self._lines[model] = _ModelLine()
+            own.line.of(ticket.batch).push(client.name, ticket, client.weight, front=front)
+            own.arrivals[ticket] = None
+        self.tickets[ticket] = None
+
+    def serve(self, model: str, ticket: Ticket) -> None:
+        """It goes, by its turn in the line of `model`."""
+        self._lines[model].line.serve(ticket.batch, ticket.asked.client.name, ticket)
+        self.drop(ticket)
+
+    def drop(self, ticket: Ticket) -> None:
+        """It waits no longer. Nothing when it does not."""
+        for model in ticket.models:
+            own = self._lines[model]
+            own.line.of(ticket.batch).discard(ticket.asked.client.name, ticket)
+            del own.arrivals[ticket]
+            if not own.arrivals:
+                del self._lines[model]
+        if ticket.models:
+            ticket.models = ()
+            del self.tickets[ticket]
+
+    def order(self, model: str, first: int, many: int) -> Iterator[Ticket]:
+        """`many` of those that wait for `model`, from number `first` on, next first."""
+        own = self._lines.get(model)
+        if own is not None:
+            for _, _, ticket in islice(own.line.order(), first, first + many):
+                yield ticket
+
+    def waiting(self, model: str) -> int:
+        own = self._lines.get(model)
+        return len(own.arrivals) if own is not None else 0
+
+    def oldest(self, model: str) -> float | None:
+        """When the one came that waits longest; None: nobody waits."""
+        own = self._lines.get(model)
+        return next(iter(own.arrivals)).since if own is not None else None
+
+    def ahead(self, model: str, batch: bool, name: str, weight: int) -> int:
+        """About how many go before a new one of this client."""
+        own = self._lines.get(model)
+        return own.line.ahead(batch, name, weight) if own is not None else 0
+
+    def models(self) -> list[str]:
+        """Those that somebody waits for."""
+        return list(self._lines)
+
+    def turn(self, many: int) -> list[Ticket]:
+        """`many` tickets to look after; each has its turn."""
+        found = list(islice(self.tickets, many))
+        for ticket in found:
+            self.tickets.move_to_end(ticket)
+        return found
