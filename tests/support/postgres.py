@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ SETTINGS = {
     "autovacuum": "off",
     "listen_addresses": "127.0.0.1",
 }
-PASSWORD = "a-password-of-the-tests"  # noqa: S105
+PASSWORD = "a-password-of-the-tests"
 USER = "rbee"
 
 
@@ -42,18 +41,9 @@ def binaries() -> Path | None:
     return Path(there).parent if there and shutil.which("initdb") else None
 
 
-def _as_nobody() -> Callable[[], None] | None:
+def _somebody() -> dict[str, Any]:
     """PostgreSQL refuses to run as root: then it runs as Debian's own user for it."""
-    if os.geteuid() != 0:
-        return None
-    user = pwd.getpwnam("postgres")
-
-    def become() -> None:
-        os.setgroups([])
-        os.setgid(user.pw_gid)
-        os.setuid(user.pw_uid)
-
-    return become
+    return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 class Cluster:
@@ -75,9 +65,7 @@ class Cluster:
         self.start()
 
     def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run(
-            [self._bin / program, *arguments], check=True, capture_output=True, preexec_fn=_as_nobody(), cwd="/"
-        )
+        subprocess.run([self._bin / program, *arguments], check=True, capture_output=True, cwd="/", **_somebody())
 
     def start(self) -> None:
         settings = [x for name, value in SETTINGS.items() for x in ("-c", f"{name}={value}")]
@@ -86,7 +74,7 @@ class Cluster:
         with log:
             self._process = subprocess.Popen(
                 [self._bin / "postgres", *where, *settings],
-                stdout=log, stderr=log, preexec_fn=_as_nobody(), cwd="/",
+                stdout=log, stderr=log, **_somebody(), cwd="/",
             )  # fmt: skip
         end = time.monotonic() + 30
         while True:
@@ -124,7 +112,8 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Cluster]:
-    root = Path(tempfile.mkdtemp(prefix="rbee-pg-", dir="/tmp"))  # noqa: S108 - its socket's path must be short
+    # A short path: its socket's must be short too.
+    root = Path(tempfile.mkdtemp(prefix="rbee-pg-", dir="/tmp"))
     made: Cluster | None = None
     try:
         made = Cluster(root)

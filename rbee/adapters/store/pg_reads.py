@@ -23,14 +23,14 @@ SELECT n, job, result, found FROM (
     SELECT n, job, result, size, sum(size) OVER (ORDER BY n DESC) AS so_far, count(*) OVER () AS found FROM (
         SELECT n, job, CASE WHEN octet_length(result) <= $2 THEN result END AS result,
             octet_length(job) + least(coalesce(octet_length(result), 0), $2) AS size
-        FROM rbee.jobs WHERE n < $1 {where} ORDER BY n DESC LIMIT $3) AS some
+        FROM rbee.jobs WHERE n < $1 {where} ORDER BY n DESC LIMIT $3) AS few
     ) AS counted
 WHERE so_far - size <= $4 ORDER BY n DESC
 """
 _EVENTS = """
 SELECT seq, event FROM (
     SELECT seq, event, sum(octet_length(event)) OVER (ORDER BY seq) AS so_far, row_number() OVER (ORDER BY seq) AS place
-    FROM (SELECT seq, event FROM rbee.events WHERE job_id = $1 AND seq > $2 ORDER BY seq LIMIT $3) AS some
+    FROM (SELECT seq, event FROM rbee.events WHERE job_id = $1 AND seq > $2 ORDER BY seq LIMIT $3) AS few
     ) AS counted
 WHERE place = 1 OR so_far <= $4 ORDER BY seq
 """
