@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rbee.contracts.configs import QueenConfig
 from rbee.core.errors import NotFound
 from rbee.core.problems import did_you_mean
@@ -51,17 +49,3 @@ class Catalog:
     def names(self) -> list[str]:
         """Everything that `/v1/models` lists, sorted."""
         return sorted({*self._declared, *self._registry.models, *self.aliases})
-
-    def entry(self, name: str) -> dict[str, Any]:
-        """OpenAI's model object, and under `rbee` what stands behind it. Raises NotFound."""
-        models = self.resolve(name)
-        workers = self._registry.of_models(models)
-        ready = sum(self._registry.why_not(w) is None for w in workers)
-        about: dict[str, Any] = {"state": "ready" if ready else "no_worker", "workers": ready}
-        if not ready and any(w.status == "starting" for w in workers):
-            about["state"] = "starting"
-        if name in self.aliases and models != (name,):
-            about["alias_of"] = list(models)
-        elif lengths := [w.beat.context_length for w in workers if w.beat.context_length]:
-            about["context_length"] = max(lengths)
-        return {"id": name, "object": "model", "created": 0, "owned_by": "rbee", "rbee": about}
