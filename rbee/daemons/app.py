@@ -11,7 +11,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -87,12 +87,30 @@ class _Connection(web.RequestHandler):
         return answer
 
 
-class Server:
-    """Serves one application on several listeners. Not restartable."""
+class Front(Protocol):
+    """What takes connections in before the application does, and hands on to it what it does not serve itself."""
 
-    def __init__(self, app: web.Application, listeners: Sequence[Listener]) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way on a connection of its own."""
+
+    def connection(self, listener: Listener, hand_on: Callable[[], web.RequestHandler]) -> asyncio.Protocol:
+        """For a new connection; `hand_on` makes the application's."""
+
+    def stop_taking(self) -> None:
+        """Connections without a request close, each other one after the request that it is in."""
+
+    def cut(self) -> None:
+        """What is still under way ends now."""
+
+
+class Server:
+    """Serves one application on several listeners, behind a front where one is given. Not restartable."""
+
+    def __init__(self, app: web.Application, listeners: Sequence[Listener], front: Front | None = None) -> None:
         self.app = app
         self.listeners = tuple(listeners)
+        self._front = front
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
         self._servers: list[asyncio.Server] = []
         self._ports: list[int] = []
@@ -125,7 +143,7 @@ class Server:
             self._servers.append(server)
             self._ports.append(_port(server.sockets))
 
-    def _connections(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> Callable[[], web.RequestHandler]:
+    def _connections(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> Callable[[], asyncio.Protocol]:
         server = self._runner.server
         assert server is not None
 
@@ -138,7 +156,8 @@ class Server:
             made.busy = False
             return made
 
-        return connection
+        front = self._front
+        return connection if front is None else lambda: front.connection(listener, connection)
 
     async def stop(self, drain: float = defaults.DAEMON_DRAIN) -> None:
         """Takes no more connections, lets requests in flight end for at most `drain` seconds, then closes."""
@@ -148,17 +167,23 @@ class Server:
         if inner is not None:
             await asyncio.sleep(0)  # what has just arrived is taken
             inner.pre_shutdown()  # each connection closes after the request it is in
+            if self._front is not None:
+                self._front.stop_taking()
             clock = asyncio.get_running_loop().time
             deadline = clock() + drain
             # Nobody tells when a connection is done.
-            while clock() < deadline and any(c.busy for c in _ours(inner.connections)):  # noqa: ASYNC110
+            while clock() < deadline and self._busy(inner):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+            if self._front is not None:
+                self._front.cut()
+                await asyncio.sleep(0)
         await self._runner.cleanup()
         self._servers.clear()
 
-
-def _ours(connections: Iterable[object]) -> list[_Connection]:
-    return [c for c in connections if isinstance(c, _Connection)]
+    def _busy(self, inner: web.Server) -> bool:
+        if self._front is not None and self._front.busy:
+            return True
+        return any(c.busy for c in inner.connections if isinstance(c, _Connection))
 
 
 def _port(sockets: Sequence[Any]) -> int:

@@ -16,7 +16,7 @@ from rbee.adapters.secrets import Token
 from rbee.contracts import openapi
 from rbee.contracts.configs import KnownModel
 from rbee.daemons.app import free_port
-from rbee.daemons.queen.front.routes import INFERENCE_PATHS
+from rbee.daemons.queen.front.paths import INFERENCE_PATHS
 from tests.support.mock_engine import MockEngine, Script
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 
@@ -128,7 +128,7 @@ async def test_models_are_the_declared_the_live_and_the_aliases(tmp_path: Path) 
     config = queen_config(models=(KnownModel(name="idle"),))
     async with queen_in(tmp_path, config) as c, workers(c, "w1"):
         models = {m["id"]: m["rbee"] for m in (await c.get("/v1/models"))["data"]}
-        assert models["llama"] == {"state": "ready", "workers": 1}
+        assert (models["llama"]["state"], models["llama"]["workers"]) == ("ready", 1)
         assert models["idle"]["state"] == "no_worker"
         assert models["gpt"]["alias_of"] == [MODEL]
         assert (await c.get("/v1/models/gpt"))["object"] == "model"

@@ -31,6 +31,7 @@ from rbee.daemons.queen.admission.clients import Clients
 from rbee.daemons.queen.admission.gate import Gate
 from rbee.daemons.queen.ending import Ending
 from rbee.daemons.queen.front.dispatch import Dispatcher
+from rbee.daemons.queen.front.front import Front
 from rbee.daemons.queen.front.routes import Endpoints
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.hives import Hives
@@ -148,6 +149,7 @@ class QueenDaemon:
             ending=self.ending,
             quarantine=self.quarantine,
             limits=self.config.limits,
+            router=self.router,
         )
         fleet = FleetOps(
             fleet=self.config.fleet,
@@ -173,7 +175,8 @@ class QueenDaemon:
             info=self.info,
             reload=self.reload,
         )
-        self._server = Server(build(described("queen", [*endpoints.routes(), *self.jobs.routes()])), self._listeners)
+        app = build(described("queen", [*endpoints.routes(), *self.jobs.routes()]))
+        self._server = Server(app, self._listeners, Front(dispatcher, self._clock))
 
     def _lifecycle_handlers(self, forwarder: Forwarder) -> dict[str, Handler]:
         stopper = WorkerStopper(self.registry, self.prober, forwarder)

@@ -1,46 +1,39 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A request's way to a worker: peeked at, routed, spliced; sent elsewhere when a worker dies before the first byte."""
+"""The rooms that a request goes through, put together."""
 
 from __future__ import annotations
 
 import itertools
 import secrets
-import time
-from collections.abc import Callable, Sequence
-
-from aiohttp import HttpVersion11, web
+from collections.abc import Callable, Mapping
 
 from rbee.adapters.secrets import Token
-from rbee.adapters.splice import (
-    FirstByteTimeout,
-    Splice,
-    UpstreamError,
-    read_body,
-)
-from rbee.contracts import defaults, openai
+from rbee.adapters.splice import FirstByteTimeout, Splice, UpstreamError
+from rbee.contracts import defaults
 from rbee.contracts.configs import QueenConfig
-from rbee.contracts.openai import BadBody
-from rbee.core.errors import DeadlineExceeded, InvalidRequest, RbeeError
+from rbee.contracts.decisions import Outcome as Decided
+from rbee.contracts.openai import Peek
+from rbee.core.errors import DeadlineExceeded, RbeeError
 from rbee.core.spec import LimitsSpec
-from rbee.daemons.middleware import error_response, listener_token
-from rbee.daemons.queen.admission.clients import Clients
+from rbee.daemons.access import refuse_foreign_pages
+from rbee.daemons.queen.admission.clients import Client, Clients
 from rbee.daemons.queen.admission.gate import Gate
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.ending import Ending
-from rbee.daemons.queen.front.deadline import deadline_of
-from rbee.daemons.queen.front.errors import UNREACHABLE, NoWorker
-from rbee.daemons.queen.front.relay import RetryingRelay, WorkerRefused
+from rbee.daemons.queen.front.answers import Refusal, refusal_of
+from rbee.daemons.queen.front.errors import UNREACHABLE
+from rbee.daemons.queen.front.relay import WorkerRefused
+from rbee.daemons.queen.front.seen import Seen
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.probe import Prober
 from rbee.daemons.queen.known.quarantine import Quarantine
 from rbee.daemons.queen.known.registry import Registry, Worker
+from rbee.daemons.queen.routing.router import Router
 from rbee.daemons.queen.seen.metrics import Metrics
-
-_LONGEST_ID = 128
 
 
 class Dispatcher:
-    """Serves the OpenAI paths. `clock` gives seconds that never go back."""
+    """What every `Passage` needs. `clock` gives seconds that never go back."""
 
     def __init__(
         self,
@@ -57,18 +50,21 @@ class Dispatcher:
         ending: Ending,
         quarantine: Quarantine,
         limits: LimitsSpec,
+        router: Router | None = None,
     ) -> None:
         self.registry = registry
         self.catalog = catalog
         self.gate = gate
         self.splice = splice
         self.metrics = metrics
+        self.seen: Seen = metrics
         self._clients = clients
         self._prober = prober
-        self._clock = clock
-        self._ending = ending
+        self.clock = clock
+        self.ending = ending
         self._quarantine = quarantine
         self._limits = limits
+        self._router = router
         #: For workers that are trusted with it.
         self.worker_headers = [(b"Authorization", f"Bearer {token.reveal()}".encode())] if token is not None else []
         self._prefix = f"req{secrets.token_hex(6)}"
@@ -82,100 +78,33 @@ class Dispatcher:
         """Seconds that a worker has to begin a stream."""
         return self._limits.first_byte_timeout
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Handler of every inference path; errors of ours have OpenAI's body. What is here costs every request."""
-        arrived = self._clock()
-        headers = request.headers
-        request_id = headers.get("X-Request-Id")
-        if request_id is None or not request_id.isprintable() or len(request_id) > _LONGEST_ID:
-            request_id = f"{self._prefix}{next(self._ids):08x}"
-        if self._ending.stopping:
-            return self._refuse(self._ending.refusal(), request_id)
-        self.metrics.active += 1
-        try:
-            client = self._clients.identify(headers, listener_token(request))
-            body = await read_body(request, defaults.MAX_BODY)
-            peek = openai.peek(body)
-            if peek.model is None:
-                raise BadBody("The request names no model.", "missing_model", "model")
-            own = [(b"X-Request-Id", request_id.encode("latin-1", "replace"))]
-            ends: float | None = None
-            if "X-Deadline" in headers or "X-Request-Timeout" in headers:
-                ends, line = deadline_of(headers, arrived, time.time)
-                own += line
-            asked = Asked(
-                request_id=request_id,
-                path=request.path,
-                name=peek.model,
-                models=self.catalog.resolve(peek.model),
-                peek=peek,
-                size=len(body),
-                client=client,
-                headers=headers,
-                arrived=arrived,
-                ends=ends,
-            )
-            self.gate.admit(asked)
-            try:
-                return await self._relay(request, asked, body, own)
-            finally:
-                self.gate.done(asked)
-        except BadBody as e:
-            return self._refuse(InvalidRequest(e.message, code=e.code, param=e.param), request_id)
-        except RbeeError as e:
-            return self._refuse(e, request_id)
-        finally:
-            self.metrics.active -= 1
+    def new_id(self) -> str:
+        """For a request that has none."""
+        return f"{self._prefix}{next(self._ids):08x}"
 
-    async def _relay(
-        self, request: web.Request, asked: Asked, body: bytes, headers: Sequence[tuple[bytes, bytes]]
-    ) -> web.StreamResponse:
-        clock, gate, ends = self._clock, self.gate, asked.ends
-        kind = RetryingRelay if request.version >= HttpVersion11 else None
-        # An answer that is no stream begins when it is whole: that may take longer.
-        first_byte = self._limits.first_byte_timeout if asked.peek.stream else defaults.FIRST_BYTE_TIMEOUT
-        while True:
-            worker = gate.try_enter(asked) or await gate.wait(asked)
-            seconds = None
-            try:
-                sent = await self.splice.forward(
-                    request,
-                    upstream=worker.upstream,
-                    body=body,
-                    headers=[*self.worker_headers, *headers] if worker.trusted else headers,
-                    extra_headers=(
-                        headers[0],
-                        *worker.headers,
-                        (b"X-Rbee-Overhead-Ms", b"%.3f" % ((clock() - asked.arrived - asked.waited) * 1e3)),
-                    ),
-                    connect_timeout=defaults.CONNECT_TIMEOUT,
-                    first_byte_timeout=first_byte,
-                    total_timeout=None if ends is None else max(ends - clock(), 0.001),
-                    kind=kind,
-                )
-                outcome = sent.outcome
-                seconds = outcome.seconds if outcome.end == "completed" and outcome.status < 400 else None
-            except UpstreamError as error:
-                patience = first_byte if asked.peek.stream else None
-                asked.tried[worker.worker_id] = self.failed(worker, error, ends, patience)
-                continue
-            finally:
-                gate.leave(asked, worker, seconds)
-            self.metrics.count(
-                worker.beat.model, worker.worker_id, outcome.status, outcome.end, clock() - asked.arrived
-            )
-            if outcome.first_byte_seconds is not None:
-                self.metrics.first_byte.add(outcome.first_byte_seconds)
-            return sent
+    def identify(self, headers: Mapping[str, str], token: Token | None) -> Client:
+        """Who asks, of a listener that wants `token`. Raises Unauthorized."""
+        if token is None:
+            refuse_foreign_pages(headers)
+        return self._clients.identify(headers, token)
 
-    def _refuse(self, error: RbeeError, request_id: str) -> web.Response:
-        answer = error_response(error, {"X-Request-Id": request_id})
-        model = ""
-        if isinstance(error, NoWorker):
-            answer.body = error.body()
-            model = error.model
-        self.metrics.requests[model, "", answer.status, "refused"] += 1
-        return answer
+    def note(self, asked: Asked, outcome: Decided, reason: str, worker: Worker | None) -> None:
+        """Tells the router what became of its decision."""
+        if self._router is not None:
+            self._router.note(asked, outcome, reason, worker)
+
+    def turned_away(self, error: RbeeError, path: str, seconds: float) -> Refusal:
+        """The answer to what did not get so far as to be a whole request."""
+        refusal = refusal_of(error, self.new_id())
+        request_id = refusal.headers["X-Request-Id"]
+        self.seen.done(None, request_id, path, None, refusal.status, "refused", seconds, None, len(refusal.body))
+        return refusal
+
+    def patience_for(self, peek: Peek) -> float | None:
+        """Seconds that a worker has to begin its answer. One that is no stream begins when it is whole: that may take
+        longer."""
+        patience = self._limits.first_byte_timeout
+        return patience if peek.stream or patience is None else max(patience, defaults.FIRST_BYTE_TIMEOUT)
 
     def failed(self, worker: Worker, error: UpstreamError, ends: float | None, patience: float | None) -> str:
         """Why this worker gave no answer; one that could not be reached is out until it answers a probe, one that sent
@@ -184,15 +113,15 @@ class Dispatcher:
         Raises DeadlineExceeded when the time is over.
         """
         if isinstance(error, FirstByteTimeout):
-            if ends is not None and self._clock() >= ends - 0.01:
+            if ends is not None and self.clock() >= ends - 0.01:
                 raise DeadlineExceeded("The request's deadline passed before the worker answered.") from None
             if patience is None:
                 raise DeadlineExceeded("The worker did not answer in time.", code="worker_timeout") from None
-            self.metrics.retries += 1
+            self.seen.retries += 1
             why = f"sent nothing for {patience:g} s"
             self._quarantine.doubt(worker, why)
             return why
-        self.metrics.retries += 1
+        self.seen.retries += 1
         if isinstance(error, WorkerRefused):
             return error.why
         reason = f"{UNREACHABLE}{error}"

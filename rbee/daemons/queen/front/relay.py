@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rbee.adapters.splice import UpstreamError
-from rbee.adapters.splice.relay import Relay
+from rbee.adapters.splice import DecodingRelay, Relay, UpstreamError
 from rbee.contracts import codec
 
 
@@ -19,7 +18,7 @@ class WorkerRefused(UpstreamError):
 
 
 class RetryingRelay(Relay):
-    """Raises WorkerRefused for a 503, of which the client has seen nothing. For clients of HTTP/1.1."""
+    """Raises WorkerRefused for a 503, of which the client has seen nothing."""
 
     def answered(self, rest: bytes) -> None:
         if self.status != 503:
@@ -28,6 +27,10 @@ class RetryingRelay(Relay):
         self.status = 0  # nothing is written: the request may go elsewhere
         why = _why(rest)
         self.fail(why, lambda message: WorkerRefused(message, why))  # type: ignore[arg-type]
+
+
+class RetryingOldRelay(RetryingRelay, DecodingRelay):
+    """The same for clients of HTTP/1.0."""
 
 
 def _why(body: bytes) -> str:

@@ -15,6 +15,8 @@ from rbee.daemons.access import Token, shows
 from rbee.daemons.app import Route
 from rbee.daemons.middleware import json_response
 from rbee.daemons.queen.front.dispatch import Dispatcher
+from rbee.daemons.queen.front.paths import INFERENCE_PATHS
+from rbee.daemons.queen.front.web_door import WebDoor
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.hives import Hives
 from rbee.daemons.queen.known.registry import Refusal, Registry
@@ -22,14 +24,7 @@ from rbee.daemons.queen.seen.metrics import Metrics
 
 B = TypeVar("B")
 
-INFERENCE_PATHS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/rerank",
-    "/v1/messages",
-)
+
 #: What a worker is told whose heartbeat was not taken.
 _REFUSALS: dict[Refusal, str] = {
     "replaced": "A newer worker of the same id is known, and well.",
@@ -56,7 +51,7 @@ class Endpoints:
         self._registry = registry
         self._hives = hives
         self._catalog = catalog
-        self._dispatcher = dispatcher
+        self._web = WebDoor(dispatcher)
         self._metrics = metrics
         self._token = token
         self._info = info
@@ -64,7 +59,7 @@ class Endpoints:
 
     def routes(self) -> list[Route]:
         return [
-            *(Route("POST", path, self._dispatcher.handle, "client") for path in INFERENCE_PATHS),
+            *(Route("POST", path, self._web.handle, "client") for path in INFERENCE_PATHS),
             Route("GET", "/v1/models", self.models),
             Route("GET", "/v1/models/{name:(?s:.+)}", self.model),
             Route("POST", "/v1/worker-heartbeat", self.worker_heartbeat),

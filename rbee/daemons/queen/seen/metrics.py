@@ -6,7 +6,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 
+from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.known.worker import Worker
 
 _BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -39,10 +41,26 @@ class Metrics:
         self.first_byte = Histogram()
         self.duration = Histogram()
 
-    def count(self, model: str, worker: str, status: int, end: str, seconds: float) -> None:
-        """A request that a worker answered."""
-        self.requests[model, worker, status, end] += 1
+    def done(
+        self,
+        asked: Asked | None,
+        request_id: str,
+        path: str,
+        worker: Worker | None,
+        status: int,
+        end: str,
+        seconds: float,
+        first_byte_seconds: float | None,
+        bytes_out: int,
+    ) -> None:
+        """A request is over: see `front.seen.Seen`."""
+        if worker is None:
+            self.requests[asked.models[0] if asked is not None else "", "", status, end] += 1
+            return
+        self.requests[worker.beat.model, worker.worker_id, status, end] += 1
         self.duration.add(seconds)
+        if first_byte_seconds is not None:
+            self.first_byte.add(first_byte_seconds)
 
     @property
     def total(self) -> int:

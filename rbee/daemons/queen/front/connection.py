@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A client's connection: requests for answers are served here, bytes in and bytes out; anything else is aiohttp's."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from aiohttp import web
+
+from rbee.adapters.splice import Hearing
+from rbee.core.errors import RbeeError
+from rbee.daemons.access import Listener
+from rbee.daemons.queen.front.dispatch import Dispatcher
+from rbee.daemons.queen.front.incoming import MAX_HEAD, BadRequest, ChunkedBody, Incoming
+from rbee.daemons.queen.front.passage import Passage
+from rbee.daemons.queen.front.paths import INFERENCE_PATHS
+
+_BEGIN = b"POST /v1/"
+#: Bytes of later requests that are taken while one is served; then the client has to wait.
+_AHEAD = 64 * 1024
+_PATHS = {path.encode(): path for path in INFERENCE_PATHS}
+
+
+class Phase(enum.IntEnum):
+    """What is waited for."""
+
+    IDLE = 0
+    HEAD = 1
+    BODY = 2
+    SERVED = 3
+    #: Answered for the last time: until the client has read that and closed.
+    CLOSING = 4
+    GONE = 5
+
+
+class House(Protocol):
+    """Whose connection it is."""
+
+    dispatcher: Dispatcher
+    #: Each connection closes after the request that it is in.
+    stopping: bool
+
+    def add(self, connection: FrontConnection) -> None: ...
+
+    def remove(self, connection: FrontConnection) -> None: ...
+
+
+class FrontConnection(asyncio.Protocol):
+    """One client. Its requests are served one after the other; it is the `Tap` of each."""
+
+    __slots__ = (
+        "_body",
+        "_front",
+        "_hand_on",
+        "_listener",
+        "_passage",
+        "_pending",
+        "_reading",
+        "_request",
+        "_turning",
+        "due",
+        "paused",
+        "phase",
+        "received",
+        "relay",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, front: House, listener: Listener, hand_on: Callable[[], web.RequestHandler]) -> None:
+        self._front = front
+        self._listener = listener
+        self._hand_on = hand_on
+        self._passage: Passage | None = None
+        #: What came and is not taken yet.
+        self._pending = b""
+        self._request: Incoming | None = None
+        self._body: bytearray | ChunkedBody = bytearray()
+        self._reading = True
+        self._turning = False
+        self.paused = False
+        self.relay: Hearing | None = None
+        self.phase = Phase.HEAD  # a client that connects has something to say
+        #: When what is waited for must be there, on the front's clock; None: not thought of yet.
+        self.due: float | None = None
+        #: Bytes of the body so far, when its time was last thought of.
+        self.received = 0
+
+    # Of the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        tcp = transport.get_extra_info("socket")
+        if tcp is not None:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._front.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        phase = self.phase
+        if phase == Phase.BODY:
+            self._take_body(data)
+        elif phase < Phase.BODY:
+            self._pending = self._pending + data if self._pending else data
+            self._turn()
+        elif phase == Phase.SERVED:
+            self._pending += data
+            if len(self._pending) > _AHEAD and self._reading:
+                self._reading = False
+                self.transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._front.remove(self)
+        self.phase = Phase.GONE
+        self._pending, self._request, self._body = b"", None, bytearray()
+        relay, self.relay = self.relay, None
+        if relay is not None:
+            relay.client_gone()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        if self.relay is not None:
+            self.relay.pause()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self.relay is not None:
+            self.relay.resume()
+        self._turn()
+
+    # Taking requests in.
+
+    def _turn(self) -> None:
+        """Takes what can be taken of `_pending`; a client that does not read its answers has no others begun."""
+        if self._turning:
+            return
+        self._turning = True
+        try:
+            while self.phase < Phase.BODY and self._pending and not self.paused and self._take():
+                pass
+        except RbeeError as e:
+            self.end_with(e)
+        finally:
+            self._turning = False
+
+    def _take(self) -> bool:
+        """One request, as far as it is there. False: more must come, or the rest is another's."""
+        data = self._pending
+        if self.phase == Phase.IDLE:
+            self.phase, self.due = Phase.HEAD, None
+        if not data.startswith(_BEGIN):
+            if data[:1] in (b"\r", b"\n"):  # clients of old sent a line end after a body
+                self._pending = data.lstrip(b"\r\n")
+                return True
+            if not _BEGIN.startswith(data):
+                self._give_away()
+            return False
+        space = data.find(b" ", 5)
+        target = data[5 : space if space >= 0 else len(data)]
+        path = _PATHS.get(target.partition(b"?")[0])
+        if path is None and (space >= 0 or not any(p.startswith(target) for p in _PATHS)):
+            self._give_away()
+            return False
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end > MAX_HEAD:
+            _check_unfinished(data)
+            return False
+        assert path is not None
+        request = Incoming(target.decode("latin-1"), path, self, self.transport, self._listener.token)
+        if not request.read(data[: end + 4]):
+            self._give_away()
+            return False
+        request.keep_alive = request.keep_alive and not self._front.stopping
+        self._request = request
+        whole = end + 4 + request.length
+        if request.chunked or len(data) < whole:
+            self._pending = b""
+            self._begin_body(request, data[end + 4 :])
+        else:
+            request.body = data[end + 4 : whole]
+            self._pending = data[whole:]
+            self._serve(request)
+        return True
+
+    def _begin_body(self, request: Incoming, data: bytes) -> None:
+        """The rest of the body is still to come: not from anybody, and not without having been asked for."""
+        dispatcher = self._front.dispatcher
+        request.client = dispatcher.identify(request.headers, request.token)
+        request.arrived = dispatcher.clock()
+        self.phase, self.due, self.received = Phase.BODY, None, 0
+        self._body = ChunkedBody() if request.chunked else bytearray()
+        if request.expects and not data:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if data:
+            self._take_body(data)
+
+    def _take_body(self, data: bytes) -> None:
+        request, body = self._request, self._body
+        assert request is not None
+        if isinstance(body, ChunkedBody):
+            try:
+                rest = body.feed(data)
+            except RbeeError as e:
+                self.end_with(e)
+                return
+            if rest is None:
+                return
+            request.body = bytes(body.data)
+        else:
+            missing = request.length - len(body)
+            body += data if len(data) <= missing else memoryview(data)[:missing]
+            if len(data) < missing:
+                return
+            request.body, rest = bytes(body), data[missing:]
+        self._body, self._pending = bytearray(), rest
+        self._serve(request)
+        self._turn()
+
+    @property
+    def arrived(self) -> int:
+        """Bytes of the body that are there."""
+        body = self._body
+        return len(body.data if isinstance(body, ChunkedBody) else body)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something of a request."""
+        return bool(self._pending) or self._request is not None
+
+    def _give_away(self) -> None:
+        """From here on the connection is aiohttp's."""
+        self._front.remove(self)
+        self.phase = Phase.GONE
+        data, self._pending = self._pending, b""
+        handler = self._hand_on()
+        self.transport.set_protocol(handler)
+        handler.connection_made(self.transport)
+        if self.paused:
+            handler.pause_writing()
+        handler.data_received(data)
+
+    # Serving them.
+
+    def _serve(self, request: Incoming) -> None:
+        self._request = None
+        self.phase = Phase.SERVED
+        self._passage = passage = Passage(self._front.dispatcher, request, self._served)
+        passage.start()
+
+    def _served(self, passage: Passage) -> None:
+        self._passage = None
+        if self.phase == Phase.GONE or self.transport.is_closing():
+            return
+        refusal, relay = passage.refusal, passage.relay
+        if refusal is not None:
+            keep = passage.request.keep_alive and not refusal.closes and not self._front.stopping
+            self.transport.write(refusal.raw(not keep))
+        else:
+            keep = relay is not None and not relay.closing and not (self._front.stopping and not self._pending)
+        if not keep:
+            self._close()
+            return
+        self.phase, self.due = Phase.IDLE, None
+        if not self._reading:
+            self._reading = True
+            self.transport.resume_reading()
+        if self._pending:
+            self._turn()
+
+    def end_with(self, error: RbeeError) -> None:
+        """Answers what is no whole request, and closes."""
+        self._request, self._body, self._pending = None, bytearray(), b""
+        refusal = self._front.dispatcher.turned_away(error, "", 0.0)
+        self.transport.write(refusal.raw(True))
+        self._close()
+
+    def _close(self) -> None:
+        """Says that nothing more comes, and reads what still does: closed at once, the client might never see the
+        answer for the reset that its next bytes get."""
+        self.phase, self.due, self._pending = Phase.CLOSING, None, b""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+        if not self._reading:
+            self._reading = True
+            self.transport.resume_reading()
+
+    # The end.
+
+    @property
+    def serving(self) -> bool:
+        """Whether a request is under way, or has begun to come."""
+        return self._passage is not None or self.phase == Phase.BODY
+
+    def stop_taking(self) -> None:
+        """Closes unless a request is under way, or has begun to come: that gets its answer."""
+        if self.phase == Phase.IDLE or (self.phase == Phase.HEAD and not self._pending):
+            self._close()
+
+    def cut(self) -> None:
+        """Ends at once what is under way, with a word where that can be said."""
+        if self._passage is not None:
+            self._passage.stop()
+        if self.phase != Phase.GONE:
+            self.transport.close()
+
+
+def _check_unfinished(data: bytes) -> None:
+    """Raises BadRequest for a head that is too long, or of which what came already is wrong."""
+    if len(data) > MAX_HEAD:
+        raise BadRequest(431, f"The request's head is longer than {MAX_HEAD} bytes.", "head_too_large")
+    if data.count(b"\n") != data.count(b"\r\n"):
+        raise BadRequest(400, "A line of the request's head ends without a carriage return.")

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A request's head and body as they come over the wire. The head is walked by llhttp, which is strict about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import httptools
+
+from rbee.contracts import defaults
+from rbee.core.errors import RbeeError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from rbee.adapters.secrets import Token
+    from rbee.adapters.splice import Tap
+    from rbee.daemons.queen.admission.clients import Client
+
+#: The longest head of a request, and the longest line that says a chunk's size; trailers in all.
+MAX_HEAD = 32 * 1024
+_MAX_SIZE_LINE = 256
+_MAX_TRAILERS = 8 * 1024
+_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+
+
+class BadRequest(RbeeError):
+    """It is no HTTP, or more of it than we take: `status` says which. The connection ends with the answer."""
+
+    def __init__(self, status: int, message: str, code: str = "bad_http") -> None:
+        super().__init__(message, code=code)
+        self.status = status
+
+
+def too_large() -> BadRequest:
+    return BadRequest(413, f"The body is too large: at most {defaults.MAX_BODY} bytes.", "too_large")
+
+
+_keys: dict[str, bytes] = {}
+
+
+class Headers(Mapping[str, str]):
+    """A head's lines by name, whatever its case; of a name that comes twice the first value. Decoded when asked for."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, lines: dict[bytes, bytes]) -> None:
+        #: Names in lower case.
+        self._lines = lines
+
+    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        value = self._lines.get(_keys.get(name) or _key(name))
+        return default if value is None else _text(value)
+
+    def __getitem__(self, name: str) -> str:
+        return _text(self._lines[_key(name)])
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _key(name) in self._lines
+
+    def __iter__(self) -> Iterator[str]:
+        return (_text(name) for name in self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+
+def _key(name: str) -> bytes:
+    key = _keys.get(name)
+    if key is None:
+        key = name.lower().encode("latin-1", "replace")
+        if len(_keys) < 256:
+            _keys[name] = key
+    return key
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape").strip(" \t")
+
+
+class Incoming:
+    """A request that the raw front took in: a `ClientRequest`, and what the queen asks of it besides."""
+
+    __slots__ = (
+        "arrived",
+        "body",
+        "chunked",
+        "client",
+        "expects",
+        "headers",
+        "keep_alive",
+        "length",
+        "method",
+        "old",
+        "path",
+        "raw_headers",
+        "tap",
+        "target",
+        "token",
+        "transport",
+    )
+
+    def __init__(self, target: str, path: str, tap: Tap, transport: asyncio.Transport, token: Token | None) -> None:
+        self.method = "POST"
+        self.target = target
+        self.path = path
+        self.tap = tap
+        self.transport: asyncio.Transport | None = transport
+        #: What the listener wants; None: it is open.
+        self.token = token
+        self.raw_headers: list[tuple[bytes, bytes]] = []
+        self.client: Client | None = None
+        self.arrived: float | None = None
+        self.body = b""
+        self.chunked = self.expects = False
+        self.length = 0
+
+    # Called by llhttp.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.raw_headers.append((name, value))
+
+    def read(self, head: bytes) -> bool:
+        """Takes in the whole head. False: it asks for more than plain HTTP (an upgrade, a body that is compressed),
+        which is another's to serve. Raises BadRequest."""
+        parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            return False
+        except httptools.HttpParserError as e:
+            raise BadRequest(400, f"This is no HTTP request that could be read: {e}.") from None
+        lines: dict[bytes, bytes] = {}
+        for name, value in self.raw_headers:
+            key = name.lower()
+            if key not in lines:
+                lines[key] = value
+            elif key in (b"host", b"transfer-encoding"):
+                raise BadRequest(400, f"There are two headers {key.decode()}.")
+        self.headers = Headers(lines)
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise BadRequest(505, f"HTTP/{version} is not spoken here; use HTTP/1.1.")
+        self.old = version == "1.0"
+        self.keep_alive = not self.old and parser.should_keep_alive()
+        return self._read_framing(lines)
+
+    def _read_framing(self, lines: dict[bytes, bytes]) -> bool:
+        length = lines.get(b"content-length")
+        if length is not None:
+            self.length = int(length)
+            if self.length > defaults.MAX_BODY:
+                raise too_large()
+        coding = lines.get(b"transfer-encoding")
+        if coding is not None:
+            if self.old or length is not None or coding.strip().lower() != b"chunked":
+                raise BadRequest(
+                    400, "The body's framing cannot be read: Transfer-Encoding must be chunked, and alone."
+                )
+            self.chunked = True
+        expected = lines.get(b"expect")
+        if expected is not None:
+            if expected.strip().lower() != b"100-continue":
+                raise BadRequest(417, "This expectation cannot be met.", "expectation_failed")
+            self.expects = not self.old
+        return b"content-encoding" not in lines
+
+
+class ChunkedBody:
+    """A body that comes in chunks, put together; trailers are dropped. Strict, and bounded everywhere."""
+
+    __slots__ = ("_left", "_over", "_rest", "_trailers", "data")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._rest = b""
+        #: Bytes of this chunk still to come; None: its size line is next.
+        self._left: int | None = None
+        self._over = False
+        self._trailers = 0
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Takes the next bytes; what follows the body once that is whole, None before. Raises BadRequest."""
+        buffer = self._rest + data if self._rest else data
+        at = 0
+        while True:
+            if self._left:
+                taken = min(self._left, len(buffer) - at)
+                self.data += memoryview(buffer)[at : at + taken]
+                self._left -= taken
+                at += taken
+                if self._left:
+                    self._rest = b""
+                    return None
+            end = buffer.find(b"\r\n", at, at + _MAX_SIZE_LINE if not self._over else len(buffer))
+            if end < 0:
+                self._rest = buffer[at:]
+                if len(self._rest) > (_MAX_TRAILERS if self._over else _MAX_SIZE_LINE):
+                    raise BadRequest(400, "A line between the chunks of the body is too long.")
+                return None
+            line, at = buffer[at:end], end + 2
+            if self._next(line):
+                return buffer[at:]
+
+    def _next(self, line: bytes) -> bool:
+        """A line between data: the end of a chunk, the size of one, a trailer. True: the body is whole."""
+        if self._over:
+            self._trailers += len(line)
+            if self._trailers > _MAX_TRAILERS or b"\n" in line:
+                raise BadRequest(400, "The body's trailers cannot be read.")
+            return not line
+        if self._left == 0:
+            if line:
+                raise BadRequest(400, "A chunk of the body is longer than it said.")
+            self._left = None
+            return False
+        size = _SIZE_LINE.fullmatch(line)
+        if size is None:
+            raise BadRequest(400, "The size of a chunk of the body cannot be read.")
+        self._left = int(size[1], 16)
+        if len(self.data) + self._left > defaults.MAX_BODY:
+            raise too_large()
+        if not self._left:
+            self._over, self._left = True, None
+        return False
