@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from rbee.adapters import cel_tree, cel_words
 from rbee.contracts.decisions import CandidateRecord, RequestRecord
@@ -48,7 +48,9 @@ def _type_name(hint: Any) -> str:
         return "list(string)"
     if get_origin(hint) is dict:
         return "map(string, string)"
-    return {str: "string", bool: "bool", int: "int", float: "double"}.get(hint, "dyn")
+    if get_args(hint):  # an int or nothing: facts have 0 for that
+        hint = get_args(hint)[0]
+    return {str: "string", bool: "bool", int: "int", float: "double"}[hint]
 
 
 def compile_policy(name: str, spec: PolicySpec) -> tuple[Policy | None, Sequence[Fault]]:
@@ -151,7 +153,6 @@ def _environment(of_request: bool) -> Any:
         "bool": cel.Type.BOOL,
         "int": cel.Type.INT,
         "double": cel.Type.DOUBLE,
-        "dyn": cel.Type.DYN,
         "list(string)": cel.Type.List(cel.Type.STRING),
         "map(string, string)": cel.Type.Map(cel.Type.STRING, cel.Type.STRING),
     }

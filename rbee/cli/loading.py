@@ -56,6 +56,7 @@ def source_dirs(paths: Paths) -> list[Path]:
 def load_file(file: Path, environment: Mapping[str, str] | None = None) -> Loaded:
     """The checked fleet in `file`. Raises ProblemsError with everything that is wrong."""
     # Here, not above: what reads no file (`rbee status`) need not wait for the schema's library.
+    from rbee.adapters import cel
     from rbee.adapters.yaml_source import YamlFiles
     from rbee.fleet.load import load
 
@@ -66,4 +67,5 @@ def load_file(file: Path, environment: Mapping[str, str] | None = None) -> Loade
         home=Path.home(),
         provider_dirs=engine_dirs(Paths.of_environment()),
         source_dirs=source_dirs(Paths.of_environment()),
+        compile=cel.compiler(),
     )

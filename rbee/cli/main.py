@@ -16,6 +16,8 @@ COMMANDS = {
     "plan": "rbee.cli.plan_cmd:plan",
     "apply": "rbee.cli.apply_cmd:apply",
     "status": "rbee.cli.status_cmd:status",
+    "explain": "rbee.cli.explain_cmd:command",
+    "policy": "rbee.cli.policy_cmd:policy",
     "infer": "rbee.cli.infer_cmd:infer",
     "destroy": "rbee.cli.apply_cmd:destroy",
     "schema": "rbee.cli.schema_cmd:command",

@@ -17,7 +17,6 @@ from rbee.adapters.secrets import load_token
 from rbee.cli.wiring import RealHome
 from rbee.contracts import defaults
 from rbee.core.errors import InvalidRequest
-from rbee.fleet.ports import QueenApi
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,7 +42,7 @@ def checked(queen_url: str) -> str:
     return url
 
 
-def connect(queen_url: str | None, token_file: Path | None) -> QueenApi:
+def connect(queen_url: str | None, token_file: Path | None) -> HttpQueenApi:
     """The queen's API. Raises RbeeError when a named token file is not usable; reaches nothing yet."""
     paths = Paths.of_environment()
     home = RealHome(paths, None)

@@ -52,6 +52,7 @@ _QUEEN_URL: Final = _query(
     pattern="^http://[A-Za-z0-9][A-Za-z0-9.-]*:[1-9][0-9]{0,3}/?$",
 )  # fmt: skip
 _LARGE: Final = _query("large", "`false`: leave out an event with a large result; the job has it.", type="boolean")
+_LAST: Final = _query("limit", "Only the last so many.", type="integer", minimum=1, maximum=999_999_999)
 _TEXT, _STREAM = "text/plain", "text/event-stream"
 #: By method and path, of both daemons.
 ENDPOINTS: Final[Mapping[tuple[str, str], Endpoint]] = {
@@ -69,6 +70,12 @@ ENDPOINTS: Final[Mapping[tuple[str, str], Endpoint]] = {
         "A hive tells how it is and what changed.", body=HiveHeartbeat, errors=(404,)
     ),
     ("GET", "/v1/queen"): Endpoint("The queen herself: fleet, settings' digest, hives."),
+    ("GET", "/v1/decisions"): Endpoint(
+        "Recent routing decisions, the oldest first, one a line.",
+        media="application/x-ndjson",
+        errors=(400,),
+        parameters=(_LAST,),
+    ),
     ("POST", "/v1/queen/reload"): Endpoint("Read the settings again."),
     ("GET", "/capabilities"): Endpoint(
         "What a hive has; with `queen_url` it begins its heartbeats.", Capabilities, parameters=(_QUEEN_URL,)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rbee.core.document import Path
+from rbee.core.policy import Compiler
 from rbee.core.problems import Severity, did_you_mean
 from rbee.core.providers import EngineProvider
 from rbee.core.sources import SourceProvider
@@ -21,7 +22,8 @@ from rbee.core.spec import HiveSpec, Spec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A problem at a path of the file; `key`: at its key rather than its value."""
+    """A problem at a path of the file; `key`: at its key rather than its value; `within`: so many characters into
+    the text there."""
 
     path: Path
     summary: str
@@ -29,6 +31,7 @@ class Finding:
     mend: str = ""
     key: bool = False
     severity: Severity = "error"
+    within: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class Scene:
     damaged: Callable[..., bool] = lambda *path: False
     #: What is at a path of this machine: `file`, `directory` or `missing`.
     kind: Callable[[str], str] = lambda path: "file"
+    #: What checks policies' expressions; None: they are not checked.
+    compile: Compiler | None = None
 
     def known(self, section: str) -> list[str]:
         """Names in a section, those of damaged things too."""

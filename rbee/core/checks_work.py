@@ -135,16 +135,6 @@ def check_workers(scene: Scene) -> Iterator[Finding]:
     yield from _enough_ports(scene)
 
 
-def check_not_yet(scene: Scene) -> Iterator[Finding]:
-    """A warning for each thing that the file may say and that this version of rbee does not act on."""
-    detail = "The file's format has it; this version of rbee keeps it and does not act on it yet."
-    for name in scene.spec.policies:
-        if scene.damaged("policies", name):
-            continue
-        summary = f"The policy {name!r} has no effect yet."
-        yield Finding(path=("policies", name), summary=summary, detail=detail, severity="warning", key=True)
-
-
 def _model(scene: Scene, name: str, worker: WorkerSpec) -> Iterator[Finding]:
     path: Path = ("workers", name, "model")
     if worker.model in scene.aliases and worker.model not in scene.known("models"):

@@ -16,6 +16,8 @@ W = TypeVar("W", bound=Candidate)
 
 #: Sum of all other terms' differences that affinity outweighs: load and warmth differ by less within its bound.
 AFFINE = 1.0
+#: How reasons begin that other policies may change: a policy's own, and that another model comes first.
+BY_POLICY, LATER = "left out by the policy", "is of another model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class Judge(Protocol):
     """The policies of a request. Workers come as (worker, its model, whether it is affine)."""
 
     def excluded(self, workers: Sequence[tuple[Any, str, bool]]) -> Mapping[int, str]:
-        """Which of these policies leave out, by their index, and why."""
+        """Which of these are left out, by their index, and by which policy."""
         ...
 
     def terms(self, workers: Sequence[tuple[Any, str, bool]]) -> Sequence[Mapping[str, float]]:
@@ -81,7 +83,7 @@ def route(
     if judge is not None:
         asked = [(w, m, w.worker_id in affine) for m, group in groups.items() for w in group if id(w) not in excluded]
         for index, reason in judge.excluded(asked).items():
-            excluded[id(asked[index][0])] = reason
+            excluded[id(asked[index][0])] = f"{BY_POLICY} {reason!r}"
     winner, tight = _first(groups, needs, excluded)
     if tight:
         for group in groups.values():
@@ -91,7 +93,7 @@ def route(
         if model == winner or winner is None:
             verdicts += _judged(model, group, excluded, affine, judge)
         else:
-            later = f"is of another model, {winner} is served first"
+            later = f"{LATER}, {winner} is served first"
             verdicts += [Verdict(worker=w, excluded=excluded.get(id(w), later)) for w in group]
     chosen = _best(verdicts)
     return Decision(

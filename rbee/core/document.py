@@ -71,6 +71,44 @@ class Document:
             node = below
         return Where(file=self.file, line=place[0], column=place[1])
 
+    def within(self, path: Path, offset: int) -> Where:
+        """Place of a character of the text at `path`. Of the text's beginning where it was written in another way
+        than it is read: with escapes, or with variables in it."""
+        node: Node | None = self.root
+        for step in path:
+            node = node.child(step) if node is not None else None
+        if node is None or not isinstance(node.value, str):
+            return self.where(*path)
+        place = self._walk(node, node.value, offset)
+        return Where(file=self.file, line=place[0], column=place[1]) if place is not None else self.where(*path)
+
+    def _walk(self, node: Node, text: str, offset: int) -> tuple[int, int] | None:
+        """Goes along the file and the text at once; spaces and line ends differ with the style of the text."""
+        line, column = node.line, node.column
+        written = self.lines[line - 1][column - 1 :] if line <= len(self.lines) else ""
+        if written[:1] in ("|", ">"):
+            line, column = line + 1, 1
+        elif written[:1] in ('"', "'"):
+            column += 1
+        wanted = [c for c in text[: offset + 1] if not c.isspace()]
+        if offset >= len(text) or text[offset].isspace():
+            wanted.append("")  # just behind the last one
+        place: tuple[int, int] | None = None
+        for char in wanted:
+            if char == "" and place is not None:
+                return place[0], place[1] + 1
+            while line <= len(self.lines) and not self.lines[line - 1][column - 1 :].strip():
+                line, column = line + 1, 1
+            if line > len(self.lines):
+                return None
+            rest = self.lines[line - 1][column - 1 :]
+            column += len(rest) - len(rest.lstrip())
+            if rest.lstrip()[0] != char:
+                return None
+            place = (line, column)
+            column += 1
+        return place
+
     def broken(self, path: Path) -> bool:
         """Whether the value at `path`, or one around it, is in `problems` already."""
         node: Node | None = self.root

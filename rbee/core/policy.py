@@ -107,7 +107,7 @@ class Ruling:
         return None
 
     def excluded(self, workers: Sequence[tuple[Any, str, bool]]) -> dict[int, str]:
-        """Which of these (worker, its model, whether it is affine) are left out, by their index, and why."""
+        """Which of these (worker, its model, whether it is affine) are left out, by their index, and by which policy."""
         found: dict[int, str] = {}
         for policy in self.policies:
             if policy.filter is None:
@@ -115,7 +115,7 @@ class Ruling:
             kept = self._run(policy, "filter", workers, _truth)
             for index, keep in enumerate(kept or ()):
                 if keep is False:
-                    found.setdefault(index, f"left out by the policy {policy.name!r}")
+                    found.setdefault(index, policy.name)
         return found
 
     def terms(self, workers: Sequence[tuple[Any, str, bool]]) -> list[dict[str, float]]:

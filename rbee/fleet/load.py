@@ -12,9 +12,11 @@ from rbee.contracts import codec
 from rbee.contracts.schemas import SCHEMAS
 from rbee.core import document as doc
 from rbee.core.checks import Finding, Scene, check_machines
-from rbee.core.checks_work import check_aliases, check_models, check_not_yet, check_workers
+from rbee.core.checks_policy import check_policies
+from rbee.core.checks_work import check_aliases, check_models, check_workers
 from rbee.core.digest import digest
 from rbee.core.document import Document
+from rbee.core.policy import Compiler
 from rbee.core.problems import Problem, ProblemsError, Where
 from rbee.core.providers import EngineProvider
 from rbee.core.resolve import Places, complete
@@ -58,9 +60,10 @@ def load(
     provider_dirs: Sequence[Path] = (),
     source_dirs: Sequence[Path] = (),
     builtins: Sequence[str] = BUILTINS,
+    compile: Compiler | None = None,
 ) -> Loaded:
     """The fleet that `source` describes, with the engines of `provider_dirs` and the model sources of `source_dirs`
-    (the first of which comes with rbee). Blocks on files only.
+    (the first of which comes with rbee). `compile` checks policies; None: nothing here can. Blocks on files only.
 
     Raises ProblemsError with everything that is wrong in all of the files, in order of file and line.
     """
@@ -69,7 +72,7 @@ def load(
         document = files.document(source, environment)
     except ProblemsError as e:
         raise ProblemsError([*e.problems, *engines.problems, *sources.problems]) from None
-    problems, scene = _examine(document, source, files, home, engines, sources, tuple(builtins))
+    problems, scene = _examine(document, source, files, home, engines, sources, tuple(builtins), compile)
     problems += [*engines.problems, *sources.problems]
     if any(p.severity == "error" for p in problems):
         raise ProblemsError(_in_order(problems))
@@ -97,6 +100,7 @@ def _examine(
     engines: Providers,
     sources: SourceFiles,
     builtins: tuple[str, ...],
+    compile: Compiler | None,
 ) -> tuple[list[Problem], Scene]:
     """All problems of the document, and what could be made of it."""
     refused = refusals(document, SCHEMAS["rbee"]())
@@ -119,9 +123,10 @@ def _examine(
         names=names,
         damaged=lambda *path: path in damaged,
         kind=lambda path: files.kind(Path(path)),
+        compile=compile,
     )
     problems = [*document.problems, *(r.problem for r in refused)]
-    for check in (check_machines, check_models, check_aliases, check_workers, check_not_yet):
+    for check in (check_machines, check_models, check_aliases, check_workers, check_policies):
         problems += [_located(document, finding) for finding in check(scene)]
     return problems, scene
 
@@ -166,7 +171,9 @@ def _located(document: Document, finding: Finding) -> Problem:
         summary=finding.summary,
         detail=finding.detail,
         mend=finding.mend,
-        where=document.where(*finding.path, key=finding.key),
+        where=document.where(*finding.path, key=finding.key)
+        if finding.within is None
+        else document.within(finding.path, finding.within),
         subject=label(finding.path),
         severity=finding.severity,
     )

@@ -43,7 +43,7 @@ _OF_REQUEST: Mapping[str, Callable[[Asked, _Labels], Any]] = {
     "messages": lambda r, _: r.peek.messages,
     "tools": lambda r, _: r.peek.tools,
     "images": lambda r, _: r.peek.images,
-    "max_tokens": lambda r, _: r.peek.max_tokens,
+    "max_tokens": lambda r, _: r.peek.max_tokens or 0,
     "key": lambda r, _: r.client.name,
     "priority": lambda r, _: r.client.priority,
     "require": lambda r, require: dict(require),
