@@ -13,11 +13,11 @@ from typing import Any
 import aiohttp
 
 import rbee
-from rbee.adapters import process
+from rbee.adapters import cel, process
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.adapters.secrets import Token
 from rbee.adapters.splice import Splice
-from rbee.adapters.store import SqliteJobStore
+from rbee.adapters.store.choose import store_of
 from rbee.contracts import codec, defaults
 from rbee.contracts.configs import KnownHive, QueenConfig, boot_digest, config_digest
 from rbee.contracts.operations import OPERATIONS
@@ -29,23 +29,28 @@ from rbee.daemons.jobs import Handler, JobRunner
 from rbee.daemons.narrate import now
 from rbee.daemons.queen.admission.clients import Clients
 from rbee.daemons.queen.admission.gate import Gate
+from rbee.daemons.queen.admission.shared_rates import SharedRates
 from rbee.daemons.queen.ending import Ending
 from rbee.daemons.queen.front.dispatch import Dispatcher
 from rbee.daemons.queen.front.front import Front
+from rbee.daemons.queen.front.models import Models
 from rbee.daemons.queen.front.routes import Endpoints
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.hives import Hives
 from rbee.daemons.queen.known.probe import Prober
 from rbee.daemons.queen.known.quarantine import Quarantine
 from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.known.sharing import KnownTogether
 from rbee.daemons.queen.place import Place, listeners_of, token_digest
+from rbee.daemons.queen.routing.ops import ExplainOps
 from rbee.daemons.queen.routing.router import Router
+from rbee.daemons.queen.scaling.scaler import Pace, Scaler
 from rbee.daemons.queen.scaling.starter import Starter
 from rbee.daemons.queen.seen.metrics import Metrics
 from rbee.daemons.queen.work.forward import Forwarder
 from rbee.daemons.queen.work.hive_lifecycle import HiveLifecycle, Home
 from rbee.daemons.queen.work.infer import InferHandler
-from rbee.daemons.queen.work.ops import FleetOps, all_handlers
+from rbee.daemons.queen.work.ops import FleetOps, all_handlers, resumed
 from rbee.daemons.queen.work.stop_ops import StopOps
 from rbee.daemons.queen.work.worker_stop import WorkerStopper
 
@@ -79,15 +84,18 @@ class QueenDaemon:
         clock: Callable[[], float] = time.monotonic,
         stale_after: float = defaults.STALE_AFTER,
         hive_interval: float = defaults.HEARTBEAT_INTERVAL,
+        scaling: Pace | None = None,
     ) -> None:
-        """Raises RbeeError (code `token_required`) for an open listener to the network."""
+        """Raises RbeeError: an open listener to the network (code `token_required`), a key file that is no good."""
         self.config = config
         self._paths = paths
         self._token = token
         self._reread = reread
         self._clock = clock
         self._hive_interval = hive_interval
+        self._scaling = scaling or Pace()
         self._listeners = listeners_of(config, token)
+        self.clients = Clients(config, token)
         self.registry = Registry(clock, stale_after)
         self.metrics = Metrics()
         self.ending = Ending(active=lambda: self.metrics.active, on_refuse=self._refuse_jobs)
@@ -100,6 +108,7 @@ class QueenDaemon:
 
         Raises RbeeError: another queen runs, a port is taken, the store is damaged. Then nothing is left behind.
         """
+        self.store = store_of(self.config, self._paths)
         self._lock = process.hold(self._paths.state / "queen.lock", "A queen")
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60))
         self._splice = Splice(clock=self._clock)
@@ -115,9 +124,11 @@ class QueenDaemon:
             raise
         self._write_run_file()
         self._configure_hives()
+        self.together.start()
+        self.rates.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        self.scaler.start()
         log.info("listening on %s", ", ".join(self.urls))
-        self._warn()
 
     def _build(self) -> None:
         self.prober = Prober(self.registry, self._http)
@@ -131,9 +142,10 @@ class QueenDaemon:
             interval=self._hive_interval,
         )
         self.catalog = Catalog(self.registry, self.config)
-        self.clients = Clients(self.config)
-        self.router = Router(self.registry, self.config, self._clock)
-        self.starter = Starter(self.registry, self.config)
+        self.router = Router(self.registry, self.config, self._clock, compile=cel.compiler())
+        self.starter = Starter(
+            self.registry, self.config, hives=self.hives, clock=self._clock, min_stay=self._scaling.min_stay
+        )
         self.gate = Gate(self.registry, self.router, self.starter, self.config, self._clock)
         self.quarantine = Quarantine(self.registry, self._http, self._token, self._restart_worker)
         self.dispatcher = dispatcher = Dispatcher(
@@ -159,23 +171,50 @@ class QueenDaemon:
             metrics=self.metrics,
             clock=self._clock,
         )
-        forwarder = Forwarder(self.hives, self._http, self._token)
+        self._forwarder = forwarder = Forwarder(self.hives, self._http, self._token)
         handlers = all_handlers(
             fleet, InferHandler(dispatcher, self._clock), forwarder, self._lifecycle_handlers(forwarder)
         )
+        handlers["WorkerSpawn"] = self.starter.watched(handlers["WorkerSpawn"])
+        explain = ExplainOps(self.router.decisions)
+        handlers |= explain.handlers()
         secrets = [self._token.reveal()] if self._token is not None else []
-        self.jobs = JobRunner(SqliteJobStore(self._paths.data / "queen.db"), handlers, "queen", secrets)
+        self.jobs = JobRunner(self.store, handlers, "queen", secrets, resumes=resumed(forwarder))
+        self.together = KnownTogether(self.store, self.registry, self.hives)
+        self.rates = SharedRates(self.store, self._clock)
+        if self.store.shared:
+            self.gate.limits.rates = self.rates
+        self.starter.connect(self.jobs.run, self.gate.waiting, self.store.lease)
+        self.scaler = Scaler(
+            self.registry,
+            self.starter,
+            self.config,
+            clock=self._clock,
+            waiting=self.gate.waiting,
+            oldest=self.gate.oldest,
+            lease=self.store.lease,
+            pace=self._scaling,
+        )
+        self.models = Models(
+            registry=self.registry,
+            catalog=self.catalog,
+            starter=self.starter,
+            clients=self.clients,
+            config=self.config,
+            clock=self._clock,
+        )
         endpoints = Endpoints(
             registry=self.registry,
             hives=self.hives,
-            catalog=self.catalog,
+            models=self.models,
             dispatcher=dispatcher,
             metrics=self.metrics,
             token=self._token,
             info=self.info,
             reload=self.reload,
+            together=self.together,
         )
-        app = build(described("queen", [*endpoints.routes(), *self.jobs.routes()]))
+        app = build(described("queen", [*endpoints.routes(), *explain.routes(), *self.jobs.routes()]))
         self._server = Server(app, self._listeners, Front(dispatcher, self._clock))
 
     def _lifecycle_handlers(self, forwarder: Forwarder) -> dict[str, Handler]:
@@ -221,7 +260,12 @@ class QueenDaemon:
         if left:
             log.warning("%d requests did not end in time", left)
             drain = 0.0
+        self._forwarder.closing = True
+        await self.scaler.stop()
+        await self.starter.stop()
         await self.quarantine.stop()
+        self.together.stop()
+        self.rates.stop()
         await self.hives.stop()
         await self.jobs.stop()
         await self._server.stop(drain)
@@ -292,12 +336,20 @@ class QueenDaemon:
         self._configure_hives()
         self._write_run_file()
         log.info("settings read again: %s", config_digest(new))
-        self._warn()
         return config_digest(new)
 
     def _take(self, new: QueenConfig) -> None:
         """Every part has the new settings, or, when one of them refuses, all have the old ones."""
-        parts = (self.catalog, self.clients, self.router, self.starter, self.gate, self.dispatcher)
+        parts = (
+            self.catalog,
+            self.clients,
+            self.router,
+            self.starter,
+            self.scaler,
+            self.gate,
+            self.dispatcher,
+            self.models,
+        )
         try:
             for part in parts:
                 part.configure(new)
@@ -305,10 +357,6 @@ class QueenDaemon:
             for part in parts:
                 part.configure(self.config)
             raise
-
-    def _warn(self) -> None:
-        if self.config.policies:
-            log.warning("policies are kept but not evaluated: %s", ", ".join(sorted(self.config.policies)))
 
     def reload_quietly(self) -> None:
         """`reload` for a signal: an error is logged."""

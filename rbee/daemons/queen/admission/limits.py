@@ -41,12 +41,15 @@ class LocalRates:
         self._buckets: dict[str, Bucket] = {}
 
     def take(self, name: str, per_minute: int, now: float) -> float:
+        return self.bucket(name, now).take(per_minute, now)
+
+    def bucket(self, name: str, now: float) -> Bucket:
         bucket = self._buckets.get(name)
         if bucket is None:
             if len(self._buckets) >= _KEPT:
                 self._buckets = {key: b for key, b in self._buckets.items() if b.full > now}
             bucket = self._buckets[name] = Bucket()
-        return bucket.take(per_minute, now)
+        return bucket
 
     def left(self, name: str, per_minute: int, now: float) -> Left:
         return self._buckets.get(name, Bucket()).left(per_minute, now)

@@ -15,15 +15,15 @@ from rbee.daemons.access import Token, shows
 from rbee.daemons.app import Route
 from rbee.daemons.middleware import json_response
 from rbee.daemons.queen.front.dispatch import Dispatcher
+from rbee.daemons.queen.front.models import Models
 from rbee.daemons.queen.front.paths import INFERENCE_PATHS
 from rbee.daemons.queen.front.web_door import WebDoor
-from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.hives import Hives
 from rbee.daemons.queen.known.registry import Refusal, Registry
+from rbee.daemons.queen.known.sharing import KnownTogether
 from rbee.daemons.queen.seen.metrics import Metrics
 
 B = TypeVar("B")
-
 
 #: What a worker is told whose heartbeat was not taken.
 _REFUSALS: dict[Refusal, str] = {
@@ -41,27 +41,29 @@ class Endpoints:
         *,
         registry: Registry,
         hives: Hives,
-        catalog: Catalog,
+        models: Models,
         dispatcher: Dispatcher,
         metrics: Metrics,
         token: Token | None,
         info: Callable[[], dict[str, Any]],
         reload: Callable[[], str],
+        together: KnownTogether,
     ) -> None:
         self._registry = registry
         self._hives = hives
-        self._catalog = catalog
+        self._models = models
         self._web = WebDoor(dispatcher)
         self._metrics = metrics
         self._token = token
         self._info = info
         self._reload = reload
+        self._together = together
 
     def routes(self) -> list[Route]:
         return [
             *(Route("POST", path, self._web.handle, "client") for path in INFERENCE_PATHS),
-            Route("GET", "/v1/models", self.models),
-            Route("GET", "/v1/models/{name:(?s:.+)}", self.model),
+            Route("GET", "/v1/models", self._models.list, "client"),
+            Route("GET", "/v1/models/{name:(?s:.+)}", self._models.one, "client"),
             Route("POST", "/v1/worker-heartbeat", self.worker_heartbeat),
             Route("POST", "/v1/hive-heartbeat", self.hive_heartbeat),
             Route("GET", "/v1/queen", self.queen),
@@ -71,13 +73,6 @@ class Endpoints:
             Route("GET", "/readyz", self.readyz, "open"),
         ]
 
-    async def models(self, request: web.Request) -> web.StreamResponse:
-        entries = [self._catalog.entry(name) for name in self._catalog.names()]
-        return json_response({"object": "list", "data": entries})
-
-    async def model(self, request: web.Request) -> web.StreamResponse:
-        return json_response(self._catalog.entry(request.match_info["name"]))
-
     async def worker_heartbeat(self, request: web.Request) -> web.StreamResponse:
         trusted = self._token is None or shows(request, self._token)
         beat = await _body(WorkerHeartbeat, request)
@@ -86,10 +81,13 @@ class Endpoints:
             status = "replaced" if refusal == "replaced" else "ignored"
             return json_response({"status": status, "reason": _REFUSALS[refusal]})
         self._registry.heartbeat(beat, trusted)
+        self._together.worker(beat, trusted)
         return json_response({"status": "ok"})
 
     async def hive_heartbeat(self, request: web.Request) -> web.StreamResponse:
-        self._hives.heartbeat(await _body(HiveHeartbeat, request))
+        beat = await _body(HiveHeartbeat, request)
+        self._hives.heartbeat(beat)
+        self._together.hive(beat)
         return json_response({"status": "ok"})
 
     async def queen(self, request: web.Request) -> web.StreamResponse:

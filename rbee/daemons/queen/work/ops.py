@@ -19,7 +19,7 @@ from rbee.contracts.operations.hives import HiveList, HiveListResponse
 from rbee.contracts.operations.workers import WorkerGet, WorkerGetResponse, WorkerList, WorkerListResponse
 from rbee.core.errors import NotFound
 from rbee.core.problems import did_you_mean
-from rbee.daemons.jobs import Handler, JobContext
+from rbee.daemons.jobs import Handler, JobContext, Resume
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.hives import Hives
 from rbee.daemons.queen.known.registry import Registry, Worker
@@ -135,3 +135,8 @@ def all_handlers(
     for own in more:
         handlers.update(own)
     return handlers
+
+
+def resumed(forwarder: Forwarder) -> dict[str, Resume]:
+    """Operations that a hive does alone: a queen who starts again goes on with them."""
+    return {name: forwarder.resume for name, kind in OPERATIONS.items() if "queen" not in kind.served_by}
