@@ -3,7 +3,7 @@
 
 What it does with a request stands in the request's body, `{"mock": {...}}` (see `Script`), so that it can
 be told through any proxy; a `MockEngine` may also be given a script for all requests. As a process:
-`python -m tests.support.mock_engine` prints the port it got.
+`python -m tests.support.mock_engine [PORT]` prints the port it got.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserError:  # some gateways try HTTP/2 first
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # some gateways try HTTP/2 first
             self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -261,17 +261,17 @@ class MockEngine:
         await self.stop()
 
 
-async def _serve() -> None:
-    async with MockEngine(record=False) as engine:
+async def _serve(port: int) -> None:
+    async with MockEngine(port=port, record=False) as engine:
         print(engine.port, flush=True)
         await asyncio.Event().wait()
 
 
 def main() -> None:
-    """Serves until killed."""
+    """Serves until killed, on the port that is said."""
     import uvloop
 
-    uvloop.run(_serve())
+    uvloop.run(_serve(int(sys.argv[1]) if len(sys.argv) > 1 else 0))
 
 
 if __name__ == "__main__":
