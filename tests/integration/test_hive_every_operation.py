@@ -151,7 +151,7 @@ class Story:
             event = [event for event in said.events if event.get("event") == name][-1]
             for key, wanted in wanted_fields.items():
                 self._fits(event.get(key), wanted, f"{step.name} tells {name} with {key}")
-        if step.name == "WorkerSpawn":
+        if step.name in ("WorkerSpawn", "WorkerRestart"):
             self.known[PID] = said.answer["pid"]
 
     def refused(self, step: Step) -> None:

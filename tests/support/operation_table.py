@@ -164,6 +164,18 @@ WORKERS = (
         answers={"hive_id": "h1", "checks.0.ok": True, "message": ...},
     ),
     Step(
+        name="WorkerRestart",
+        fields={"worker_id": "w1", "reason": "to see it done"},
+        tells=(
+            "worker_restart_start",
+            "worker_restart_sigterm",
+            "worker_restart_health_check",
+            "worker_restart_complete",
+        ),
+        fields_of={"worker_restart_complete": {"worker_id": "w1", "pid": ..., "port": ..., "restarts": 1}},
+        answers={"worker_id": "w1", "pid": ..., "status": "ready"},
+    ),
+    Step(
         name="WorkerProcessDelete",
         fields={"pid": PID},
         tells=("worker_proc_del_start", "worker_proc_del_sigterm", "worker_proc_del_ok"),
@@ -180,6 +192,13 @@ WORKERS = (
             "worker_spawn_batch_result": {"started": 1, "failed": 1},
         },
         answers={"started": 1, "failed": 1, "workers.0.code": "model_not_found", "workers.1.ok": True},
+    ),
+    Step(
+        name="WorkerUnload",
+        fields={"worker_id": "w2", "if_idle": True},
+        tells=("worker_unload_start", "worker_unload_sigterm", "worker_unload_complete"),
+        fields_of={"worker_unload_complete": {"worker_id": "w2"}},
+        answers={"worker_id": "w2", "message": "Worker w2 is unloaded."},
     ),
 )
 ENDS = (

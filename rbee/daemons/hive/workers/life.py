@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from rbee.adapters import exit_reasons, process, system
+from rbee.adapters import process, system
 from rbee.adapters.exit_reasons import OomWitness
 from rbee.contracts import defaults
 from rbee.contracts.configs import WorkerConfig
@@ -22,6 +22,8 @@ from rbee.core.errors import Conflict, RbeeError
 from rbee.core.lifecycle import Verdict
 from rbee.core.records import WorkerStatus
 from rbee.daemons.hive.workers import health
+from rbee.daemons.hive.workers.asking import Ask, nobody
+from rbee.daemons.hive.workers.ending import reason_of_end
 from rbee.daemons.hive.workers.files import ProcessFile
 from rbee.daemons.hive.workers.managed import Managed, free_of_strangers
 from rbee.daemons.hive.workers.watching import Sight, Watch
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 LOOK_FIRST, LOOK_SLOWEST = 0.05, 1.0
 #: Ports tried when others bind them first.
 PORT_TRIES = 3
+#: From SIGTERM to SIGKILL of one that shall not finish its requests: time to tell the queen that it goes.
+CUT = 1.0
 
 
 class Surroundings(Sight, Protocol):
@@ -70,10 +74,12 @@ class Life:
         except Exception as e:
             log.exception("worker %s", worker.id)
             await self._give_up(f"Its hive failed: {type(e).__name__}: {e}")
+        finally:
+            worker.mailbox.answer()
 
     async def _once(self) -> bool:
         """One process, from start to end; whether there shall be another."""
-        worker = self.worker
+        worker, mailbox = self.worker, self.worker.mailbox
         identity = worker.identity
         found = identity is not None and process.alive(identity)
         if identity is None or not found:
@@ -87,32 +93,20 @@ class Life:
         try:
             if found and worker.state.status in ("ready", "busy", "failed"):
                 worker.settled.set()
-            elif (unfit := await self._until_ready(ended)) is not None:
+            elif (unfit := await mailbox.unless_asked(self._until_ready(ended))) is not None:
                 return not worker.stopping and await self._after_end(unfit)
             if not ended.done():
-                verdict = await Watch(worker, self.around, witness, self._say_failed).until(ended)
+                watch = Watch(worker, self.around, witness, self._say_failed)
+                verdict = await mailbox.unless_asked(watch.until(ended))
         finally:
             ended.cancel()
+        if mailbox.ask is not None:
+            return await self._do(mailbox.ask)
         if verdict is not None and verdict.kind == "idle":
             await self._unload(verdict.reason)
             return False
-        reason = await self._reason_of_end(identity, witness, verdict)
+        reason = await reason_of_end(worker, identity, witness, verdict, self.around.limits.drain)
         return not worker.stopping and await self._after_end(reason)
-
-    async def _reason_of_end(self, identity: process.Identity, witness: OomWitness, verdict: Verdict | None) -> str:
-        """A sentence. Ends the process where there is a verdict; nothing of its group is left either way."""
-        if verdict is not None:
-            worker = self.worker
-            log.warning("worker %s %s; ending it", worker.id, verdict.reason)
-            worker.settled.clear()
-            worker.state = replace(worker.state, status="stopping", reason=f"It {verdict.reason}.")
-            await process.end(identity, 0 if verdict.kind == "hung" else self.around.limits.drain)
-            process.exit_status(identity)
-            return f"It {verdict.reason}."
-        code = process.exit_status(identity)
-        process.kill_group(identity)
-        killed = code in (None, -9) and await asyncio.to_thread(witness.saw)
-        return exit_reasons.sentence(code, self.worker.folder.last_words(), out_of_memory=killed)
 
     async def _launch(self) -> process.Identity:
         """Raises Conflict when another program has taken its port meanwhile and it may have no other."""
@@ -216,11 +210,34 @@ class Life:
         """The wait before the next process; whether there shall be one."""
         worker = self.worker
         worker.settled.clear()
-        await asyncio.sleep(lifecycle.wait_after(len(worker.state.ends), self.around.limits))
+        await worker.mailbox.wait(lifecycle.wait_after(len(worker.state.ends), self.around.limits))
+        if worker.mailbox.ask is not None:
+            return await self._do(worker.mailbox.ask)
         worker.state = replace(worker.state, restarts=worker.state.restarts + 1)
         return not worker.stopping
 
-    async def _unload(self, reason: str) -> None:
+    async def _do(self, ask: Ask) -> bool:
+        """What was asked for; whether there shall be another process."""
+        worker, identity = self.worker, self.worker.identity
+        if ask.kind == "unload":
+            await self._unload(ask.reason, ask.on_step)
+            return False
+        worker.settled.clear()
+        worker.state = replace(worker.state, status="stopping", reason=ask.reason)
+        log.info("worker %s: %s", worker.id, ask.reason)
+        if identity is not None and worker.runs:
+            await process.end(identity, self.around.limits.drain if ask.drain else CUT, ask.on_step)
+            process.exit_status(identity)
+        if worker.stopping:
+            return False
+        again = worker.state.restarts + 1
+        worker.state = replace(
+            worker.state, status="starting", reason=None, last_end=ask.reason, restarts=again, pid=0, start_time=0
+        )
+        worker.mailbox.answer()
+        return True
+
+    async def _unload(self, reason: str, on_step: Callable[[process.Step], None] = nobody) -> None:
         """Drain and end the process; keep the folder, and so what it takes to start it again when asked."""
         worker, identity = self.worker, self.worker.identity
         worker.settled.clear()
@@ -228,9 +245,10 @@ class Life:
         saved = replace(worker.state, status="unloaded", reason=reason)
         await self._save(saved)
         if identity is not None and worker.runs:
+            worker.unloading = True
             worker.state = replace(worker.state, status="stopping", reason=reason)
             log.info("worker %s %s; unloading it", worker.id, reason)
-            await process.end(identity, self.around.limits.drain)
+            await process.end(identity, self.around.limits.drain, on_step)
             process.exit_status(identity)
         if worker.stopping:
             return

@@ -7,12 +7,14 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from typing import Literal
 
 from rbee.adapters import process
 from rbee.adapters.trees import Tree, cpu_between
 from rbee.contracts.configs import WorkerConfig
 from rbee.core.records import HealthStatus, WorkerRecord
 from rbee.daemons.hive import ports
+from rbee.daemons.hive.workers.asking import Mailbox
 from rbee.daemons.hive.workers.files import ProcessFile, WorkerFolder
 from rbee.daemons.hive.workers.health import Report
 
@@ -64,6 +66,9 @@ class Managed:
     stopping: bool = False
     task: asyncio.Task[None] | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Whether its process is ended only to be unloaded.
+    unloading: bool = False
+    mailbox: Mailbox = field(default_factory=Mailbox)
     #: Held by who takes it away for good.
     forgetting: asyncio.Lock = field(default_factory=asyncio.Lock)
     progress: float | None = None
@@ -95,6 +100,13 @@ class Managed:
         return self.state.status == "stopping" and not self.stopping
 
     @property
+    def next(self) -> Literal["unloaded", "starting"] | None:
+        """What it will be when its process has ended; None when that is not being ended, or nothing follows."""
+        if not self.pausing:
+            return None
+        return "unloaded" if self.unloading else "starting"
+
+    @property
     def runs(self) -> bool:
         """Whether that very process lives, with these settings, whoever may have the pid."""
         return self.identity is not None and process.is_ours(self.identity, str(self.folder.config_file))
@@ -111,7 +123,7 @@ class Managed:
         self.state = replace(
             self.state, pid=identity.pid, start_time=identity.start_time, started_at=started_at, status="starting"
         )
-        self.peak, self.progress = 0, None
+        self.peak, self.progress, self.unloading = 0, None, False
         self.measured, self.checked = Measured(), Checked()
 
     def measure(self, tree: Tree, now: float, vram: Mapping[int, int] | None) -> None:
@@ -135,6 +147,7 @@ class Managed:
             pid=state.pid,
             status=state.status,
             reason=state.reason or checked.why,
+            next=self.next,
             started_at=state.started_at,
             slots=said.slots or state.slots,
             context_length=said.context_length or state.context_length,

@@ -74,7 +74,7 @@ class Spawner:
         """Wait until the worker is ready. Raises RbeeError, which was told. Cancelled, it ends what was started."""
         worker = begun.worker
         try:
-            await self._until_settled(tell, worker)
+            await self.until_settled(tell, worker)
             await self._check_settled(worker)
             await asyncio.to_thread(self._models.touch, worker.config.model, system.now())
             if begun.started:
@@ -210,11 +210,12 @@ class Spawner:
             )
         return worker
 
-    async def _until_settled(self, tell: Teller, worker: Managed) -> None:
+    async def until_settled(self, tell: Teller, worker: Managed, event: str = "worker_spawn_health_check") -> None:
+        """Tells every moment that it is waited for."""
         began = asyncio.get_running_loop().time()
         while True:
             tell.narrate(
-                "worker_spawn_health_check",
+                event,
                 f"Waiting for worker {worker.id} to be ready.",
                 worker_id=worker.id,
                 pid=worker.state.pid,

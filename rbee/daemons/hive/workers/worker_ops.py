@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Operations on worker processes: WorkerSpawn, WorkerSpawnBatch, WorkerProcessList, WorkerProcessGet,
-WorkerProcessDelete, WorkerLogs."""
+WorkerProcessDelete, WorkerUnload, WorkerRestart, WorkerLogs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rbee.core.errors import InvalidRequest, NotFound, RbeeError
 from rbee.core.logs_window import Line, since_of
 from rbee.core.problems import did_you_mean
 from rbee.core.records import WorkerRecord
+from rbee.daemons.hive.workers.asked_for import AskedFor
 from rbee.daemons.hive.workers.managed import Managed
 from rbee.daemons.hive.workers.spawn import Spawner
 from rbee.daemons.hive.workers.spawn_batch import spawn_batch
@@ -35,6 +36,7 @@ class WorkerOps:
         self._hive_id = hive_id
         self._supervisor = supervisor
         self._spawner = spawner
+        self._asked_for = AskedFor(supervisor, spawner)
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -43,6 +45,8 @@ class WorkerOps:
             "WorkerProcessList": self.list,
             "WorkerProcessGet": self.get,
             "WorkerProcessDelete": self.delete,
+            "WorkerUnload": self.unload,
+            "WorkerRestart": self.restart,
             "WorkerLogs": self.logs,
         }
 
@@ -88,6 +92,16 @@ class WorkerOps:
         await asyncio.shield(self._supervisor.end(worker, told))
         ctx.narrate("worker_proc_del_ok", f"Worker {worker.id} is gone.", worker_id=worker.id, pid=pid)
         return ops.WorkerProcessDeleteResponse(message=f"Worker {worker.id} is gone.", pid=pid)
+
+    async def unload(self, ctx: JobContext, request: ops.WorkerUnload) -> ops.WorkerUnloadResponse:
+        worker = self._named(request.worker_id)
+        # Its largest size so far is what the next one of its kind is expected to take.
+        await self._spawner.remember(worker)
+        return await self._asked_for.unload(ctx, worker, if_idle=request.if_idle)
+
+    async def restart(self, ctx: JobContext, request: ops.WorkerRestart) -> ops.WorkerRestartResponse:
+        worker = self._named(request.worker_id)
+        return await self._asked_for.restart(ctx, worker, drain=request.drain, reason=request.reason)
 
     def _meant(self, request: ops.WorkerProcessDelete) -> Managed:
         """The worker of that pid, which must have that id where both are said."""
