@@ -53,7 +53,9 @@ class JobRoutes:
         if state is not None and state not in STATES:
             raise InvalidRequest(f"There is no state {state!r}.", mend=f"States: {', '.join(STATES)}.")
         if operation is not None and operation not in OPERATIONS:
-            raise InvalidRequest(f"There is no operation {operation!r}.", mend=did_you_mean(operation, list(OPERATIONS)))
+            raise InvalidRequest(
+                f"There is no operation {operation!r}.", mend=did_you_mean(operation, list(OPERATIONS))
+            )
         if not (limit.isascii() and limit.isdecimal()) or len(limit) > 4 or not 1 <= int(limit) <= 1000:
             raise InvalidRequest("`limit` must be a number from 1 to 1000.")
         found = await self._store.page(

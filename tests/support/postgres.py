@@ -21,7 +21,6 @@ from rbee.daemons.app import free_port
 #: Quick, and good enough for data that nobody needs after the test.
 SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "shared_buffers": "32MB",
     "max_connections": "80",

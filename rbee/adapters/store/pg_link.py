@@ -76,7 +76,7 @@ class Link:
         return await asyncpg.connect(**self._settings, timeout=CONNECT_TIMEOUT)
 
     async def pool(self, most: int) -> asyncpg.Pool[Any]:
-        return await asyncpg.create_pool(**self._settings, timeout=CONNECT_TIMEOUT, min_size=1, max_size=most)
+        return await asyncpg.create_pool(**self._settings, timeout=CONNECT_TIMEOUT, min_size=0, max_size=most)
 
     @property
     def _settings(self) -> dict[str, Any]:

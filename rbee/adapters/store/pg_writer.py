@@ -81,8 +81,9 @@ class Writer:
         self._waiting = kept
         log.error("%s: %d events wait no more; the database is away or too slow", self._link.name, dropped)
 
-    async def close(self, within: float = 5.0) -> None:
-        """Writes what waits, if the database takes it in time."""
+    async def close(self) -> None:
+        """Writes what waits, if the database takes it in time; one that is away may just be coming back."""
+        within = 5.0 if self.trouble is None else 2.0
         self._closing = True
         self._wake.set()
         if self._task is not None:
@@ -139,18 +140,20 @@ class Writer:
         except Exception as e:
             if is_away(e):
                 raise
-            log.exception("%s: one of %d writes is refused", self._link.name, len(ops))
             await self._one_by_one(self._db, ops)
 
     async def _one_by_one(self, db: asyncpg.Connection[Any], ops: list[Op]) -> None:
         """A write that is refused loses itself only."""
+        lost, why = 0, ""
         for op in ops:
             try:
                 await self._rows.write(db, [op])
             except Exception as e:
                 if is_away(e):
                     raise
-                log.error("%s: a write was lost: %s", self._link.name, words(e))
+                lost, why = lost + 1, words(e)
+        if lost:
+            log.error("%s: %d writes were lost, the last one: %s", self._link.name, lost, why)
 
     def _lost(self, error: Exception) -> None:
         if self.trouble is None:
