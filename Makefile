@@ -7,7 +7,7 @@ DEMO := examples/demo/rbee.yaml
 SOURCES := pyproject.toml rbee/__init__.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-stop test test-hives test-daemons test-fleets test-fast lint format lab bench lock packages schemas clean
+.PHONY: help demo demo-stop test test-hives test-daemons test-fleets test-fast lint format lab bench lock packages clients schemas clean
 help:
 	@echo "make demo       apply an example fleet on this machine and ask it something"
 	@echo "make demo-stop  stop it and remove what it made"
@@ -42,7 +42,16 @@ demo-stop: $(VENV)/.demo
 packages:
 	@sh .ci/packages
 
-test: packages $(VENV)/.dev lint
+# The clients of Node.js that tests ask with: what the lock names, and none of their install scripts.
+NPM := tests/clients/node_modules/.package-lock.json
+$(NPM): tests/clients/package-lock.json tests/clients/package.json
+	@cd tests/clients && npm ci --ignore-scripts --silent
+	@touch $@
+
+clients: packages
+	@$(MAKE) --no-print-directory $(NPM)
+
+test: packages clients $(VENV)/.dev lint
 	$(BIN)/coverage run -m pytest tests/unit
 	$(BIN)/coverage report
 	@$(MAKE) -j3 --output-sync=target --no-print-directory test-hives test-daemons test-fleets
@@ -91,4 +100,4 @@ lock: $(VENV)/.dev
 	$(COMPILE) --python-version 3.10 pyproject.toml -o requirements/hive.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf tests/clients/node_modules $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
