@@ -16,6 +16,8 @@ from rbee.core.errors import RbeeError
 MIN_LENGTH = 16
 #: Longer ones fit in no header.
 _LONGEST = 4096
+#: How to make a key for a client.
+MAKE_KEY = "Make one: (umask 077; openssl rand -hex 32 > FILE)."
 
 
 class BadSecret(RbeeError):

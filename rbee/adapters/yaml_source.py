@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from rbee.adapters.secrets import MAKE_KEY, BadSecret, load_token
 from rbee.adapters.yaml_nodes import parse
 from rbee.core.document import Document
 from rbee.core.problems import Problem, ProblemsError, Where
@@ -37,6 +38,14 @@ class YamlFiles:
             return sorted(p for p in folder.iterdir() if p.suffix in (".yaml", ".yml") and p.is_file())
         except OSError:
             return []
+
+    def secret(self, path: Path) -> tuple[str, str] | None:
+        """What is wrong with a key file, and how to mend it; None: it is as a daemon wants it."""
+        try:
+            load_token(path, "key file", "key", MAKE_KEY)
+        except BadSecret as e:
+            return e.message, e.mend
+        return None
 
 
 def _text(path: Path) -> str:

@@ -53,8 +53,9 @@ def source_dirs(paths: Paths) -> list[Path]:
     return [providers_dir() / "sources", paths.config / "providers" / "sources"]
 
 
-def load_file(file: Path, environment: Mapping[str, str] | None = None) -> Loaded:
-    """The checked fleet in `file`. Raises ProblemsError with everything that is wrong."""
+def load_file(file: Path, environment: Mapping[str, str] | None = None, *, deploying: bool = False) -> Loaded:
+    """The checked fleet in `file`. Raises ProblemsError with everything that is wrong; `deploying`: with what the queen
+    would lack on this machine."""
     # Here, not above: what reads no file (`rbee status`) need not wait for the schema's library.
     from rbee.adapters import cel
     from rbee.adapters.yaml_source import YamlFiles
@@ -68,4 +69,5 @@ def load_file(file: Path, environment: Mapping[str, str] | None = None) -> Loade
         provider_dirs=engine_dirs(Paths.of_environment()),
         source_dirs=source_dirs(Paths.of_environment()),
         compile=cel.compiler(),
+        deploying=deploying,
     )

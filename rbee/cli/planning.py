@@ -75,7 +75,7 @@ def request_for(
 ) -> tuple[session.Request, RealHome, Mapping[str, EngineProvider]]:
     """Load the file and gather what planning needs from this machine. Raises ProblemsError, RbeeError."""
     controller_python()
-    loaded = load_file(source)
+    loaded = load_file(source, deploying=not destroy)
     home = RealHome(paths, loaded.spec.queen.token_file)
     request = session.Request(
         spec=loaded.spec,

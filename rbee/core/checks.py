@@ -49,6 +49,10 @@ class Scene:
     damaged: Callable[..., bool] = lambda *path: False
     #: What is at a path of this machine: `file`, `directory` or `missing`.
     kind: Callable[[str], str] = lambda path: "file"
+    #: What is wrong with a file of this machine that holds a secret: summary and mend; None: nothing.
+    secret: Callable[[str], tuple[str, str] | None] = lambda path: None
+    #: This machine is the queen's: what she reads must be here.
+    deploying: bool = False
     #: What checks policies' expressions; None: they are not checked.
     compile: Compiler | None = None
 

@@ -13,6 +13,7 @@ from rbee.contracts.schemas import SCHEMAS
 from rbee.core import document as doc
 from rbee.core.checks import Finding, Scene, check_machines
 from rbee.core.checks_policy import check_policies
+from rbee.core.checks_queen import check_queen
 from rbee.core.checks_work import check_aliases, check_models, check_workers
 from rbee.core.digest import digest
 from rbee.core.document import Document
@@ -61,9 +62,11 @@ def load(
     source_dirs: Sequence[Path] = (),
     builtins: Sequence[str] = BUILTINS,
     compile: Compiler | None = None,
+    deploying: bool = False,
 ) -> Loaded:
     """The fleet that `source` describes, with the engines of `provider_dirs` and the model sources of `source_dirs`
-    (the first of which comes with rbee). `compile` checks policies; None: nothing here can. Blocks on files only.
+    (the first of which comes with rbee). `compile` checks policies; None: nothing here can. `deploying`: the queen is
+    to run here, so a key file of hers that is no good is an error; else a warning. Blocks on files only.
 
     Raises ProblemsError with everything that is wrong in all of the files, in order of file and line.
     """
@@ -72,7 +75,7 @@ def load(
         document = files.document(source, environment)
     except ProblemsError as e:
         raise ProblemsError([*e.problems, *engines.problems, *sources.problems]) from None
-    problems, scene = _examine(document, source, files, home, engines, sources, tuple(builtins), compile)
+    problems, scene = _examine(document, source, files, home, engines, sources, tuple(builtins), compile, deploying)
     problems += [*engines.problems, *sources.problems]
     if any(p.severity == "error" for p in problems):
         raise ProblemsError(_in_order(problems))
@@ -101,6 +104,7 @@ def _examine(
     sources: SourceFiles,
     builtins: tuple[str, ...],
     compile: Compiler | None,
+    deploying: bool,
 ) -> tuple[list[Problem], Scene]:
     """All problems of the document, and what could be made of it."""
     refused = refusals(document, SCHEMAS["rbee"]())
@@ -123,10 +127,12 @@ def _examine(
         names=names,
         damaged=lambda *path: path in damaged,
         kind=lambda path: files.kind(Path(path)),
+        secret=lambda path: files.secret(Path(path)),
+        deploying=deploying,
         compile=compile,
     )
     problems = [*document.problems, *(r.problem for r in refused)]
-    for check in (check_machines, check_models, check_aliases, check_workers, check_policies):
+    for check in (check_machines, check_queen, check_models, check_aliases, check_workers, check_policies):
         problems += [_located(document, finding) for finding in check(scene)]
     return problems, scene
 
@@ -139,7 +145,9 @@ def _without(plain: Any, bad: Iterable[doc.Path]) -> dict[str, Any]:
     """The file without what was refused, and without the things that are nothing without it."""
     whole = _mapping(plain)
     for path in sorted(set(bad), key=len, reverse=True):
-        if len(path) >= 3 and path[0] in _VITAL and path[2] in _VITAL[str(path[0])]:
+        if path[:2] == ("queen", "keys") and path[3:] == ("key_file",):
+            path = path[:3]
+        elif len(path) >= 3 and path[0] in _VITAL and path[2] in _VITAL[str(path[0])]:
             path = path[:2]
         _remove(whole, path)
     for section, keys in _VITAL.items():
@@ -147,6 +155,9 @@ def _without(plain: Any, bad: Iterable[doc.Path]) -> dict[str, Any]:
         for name in list(things):
             if section != "hives" and any(key not in _mapping(things[name]) for key in keys):
                 del things[name]
+    clients = _mapping(_mapping(whole.get("queen")).get("keys"))
+    for name in [n for n, client in clients.items() if "key_file" not in _mapping(client)]:
+        del clients[name]
     return whole
 
 

@@ -53,6 +53,10 @@ class Files(Protocol):
 
     def listing(self, folder: Path) -> list[Path]: ...
 
+    def secret(self, path: Path) -> tuple[str, str] | None:
+        """What is wrong with a file that holds a secret, and how to mend it; None: nothing."""
+        ...
+
 
 class Stream(Protocol):
     """As much of a socket as `http.client` uses."""

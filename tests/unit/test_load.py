@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rbee.adapters import cel
 from rbee.adapters.yaml_source import YamlFiles
 from rbee.cli.views.problems import human
 from rbee.core.problems import Problem, ProblemsError
@@ -150,21 +151,11 @@ def test_things_are_found_again_in_the_file(tmp_path: Path) -> None:
 
 def test_an_example_of_every_key_loads() -> None:
     for path in (ROOT / "rbee.yaml.example", ROOT / "examples" / "demo" / "rbee.yaml"):
-        loaded = load(path, {}, files=YamlFiles(), home=Path("/home/bee"), provider_dirs=[ENGINES])
-        assert all(w.summary.endswith("has no effect yet.") for w in loaded.warnings)
+        loaded = load(
+            path, {}, files=YamlFiles(), home=Path("/home/bee"), provider_dirs=[ENGINES], compile=cel.compiler()
+        )
+        assert all("policies" not in w.subject for w in loaded.warnings)
     assert loaded.warnings == ()  # of the last one, the demo's
-
-
-def test_what_has_no_effect_yet_is_a_warning_at_its_place(tmp_path: Path) -> None:
-    file = tmp_path / "rbee.yaml"
-    file.write_text(
-        ONE + "defaults: {idle_timeout: 5m}\nworkers:\n  a: {model: m, idle_timeout: 1h}\n  b: {model: m}\n"
-        "policies: {p: {filter: 'true'}}\n"
-    )
-    loaded = load(file, {}, files=YamlFiles(), home=Path("/home/bee"), provider_dirs=[ENGINES])
-    assert [(w.where.line if w.where else 0, w.severity, w.summary) for w in loaded.warnings] == [
-        (9, "warning", "The policy 'p' has no effect yet."),
-    ]
 
 
 def test_all_problems_of_a_bad_file_come_at_once() -> None:

@@ -12,14 +12,12 @@ from aiohttp import hdrs
 
 from rbee.adapters.secrets import BadSecret, Token
 from rbee.contracts.configs import QueenConfig
+from rbee.core.checks_queen import ANONYMOUS, FLEET
 from rbee.core.errors import Unauthorized
 from rbee.core.spec import KeySpec, LimitsSpec, Priority
 from rbee.daemons.access import refuse_foreign_pages
 from rbee.daemons.queen.admission.keys import Keys, read_keys
 
-#: Names that no key may have.
-FLEET = "fleet"
-ANONYMOUS = "anon-"
 #: For those beyond the strangers that are told apart.
 _OTHERS = f"{ANONYMOUS}others"
 #: Strangers that are told apart at a time, and headers whose sender is remembered.

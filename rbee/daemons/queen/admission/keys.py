@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from rbee.adapters.secrets import BadSecret, Token, load_token
+from rbee.adapters.secrets import MAKE_KEY, BadSecret, Token, load_token
 from rbee.core.spec import KeySpec
-
-_MEND = "Make one: (umask 077; openssl rand -hex 32 > FILE)."
 
 
 class Key(NamedTuple):
@@ -53,7 +51,7 @@ def read_keys(specs: Mapping[str, KeySpec]) -> dict[str, Token]:
     found = {}
     for name, spec in specs.items():
         try:
-            found[name] = load_token(Path(spec.key_file), f"key file of {name!r}", "key", _MEND)
+            found[name] = load_token(Path(spec.key_file), f"key file of {name!r}", "key", MAKE_KEY)
         except BadSecret as e:
             raise BadSecret(e.message, code="bad_key_file", mend=e.mend) from None
     return found

@@ -179,4 +179,5 @@ class Patience:
 
     def _no_worker(self, ticket: Ticket, coming: Loading | None) -> NoWorker:
         asked = ticket.asked
-        return NoWorker(asked.models, self._router.reasons(asked), coming)
+        reasons = (*self._router.reasons(asked), *self._starter.reasons(asked.models))
+        return NoWorker(asked.models, reasons, coming)
