@@ -16,8 +16,13 @@ from rbee.contracts.operations.fleet import RequestExplain
 
 @click.command("explain")
 @click.argument("request_id", required=False)
-@click.option("--all", "everything", is_flag=True, help="All that the queen remembers, as JSON lines: a recording.")
-@click.option("--limit", type=click.IntRange(1), default=None, help="With --all: only the last so many.")
+@click.option(
+    "--all", "everything", is_flag=True, envvar="RBEE_ALL",
+    help="All that the queen remembers, as JSON lines: a recording.",
+)  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(1), default=None, envvar="RBEE_LIMIT", help="With --all: only the last so many.",
+)  # fmt: skip
 @queen_option
 @token_option
 @common.output_option
@@ -37,8 +42,6 @@ def command(
     """
     if everything == (request_id is not None):
         raise click.UsageError("Give a request's id, or --all.")
-    if limit is not None and not everything:
-        raise click.UsageError("--limit goes with --all.")
     queen = connect(queen_url, token_file)
     if request_id is None:
         for record in queen.decisions(limit):

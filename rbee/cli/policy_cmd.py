@@ -34,10 +34,23 @@ def policy() -> None:
     "--requests",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
+    envvar="RBEE_REQUESTS",
     help="Recorded decisions (JSON lines of `rbee explain --all`). Default: what the running queen remembers.",
 )
-@click.option("--policy", "names", multiple=True, metavar="NAME", help="Only this policy. May be repeated.")
-@click.option("--fail-on-change", is_flag=True, help="Exit with 1 when another worker would be chosen.")
+@click.option(
+    "--policy",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    envvar="RBEE_POLICY",
+    help="Only this policy. May be repeated.",
+)
+@click.option(
+    "--fail-on-change",
+    is_flag=True,
+    envvar="RBEE_FAIL_ON_CHANGE",
+    help="Exit with 1 when another worker would be chosen.",
+)
 @queen_option
 @token_option
 @common.output_option
