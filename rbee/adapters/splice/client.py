@@ -36,16 +36,6 @@ class ClientRequest(Protocol):
     """A request whose answer is relayed, whatever front took it in."""
 
     @property
-    def method(self) -> str: ...
-
-    @property
-    def target(self) -> str:
-        """Path and query as the client wrote them."""
-
-    @property
-    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]: ...
-
-    @property
     def keep_alive(self) -> bool:
         """Whether the client's connection may serve again after this."""
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from . import heads
 from .client import ClientRequest, Outcome, SentResponse, WebRequest
 from .connection import Upstream
-from .heads import Header
+from .heads import Header, Line
 from .pool import Pool
 from .reader import Answer
 from .relay import DecodingRelay, OnHead, Over, Relay
@@ -28,11 +28,6 @@ _BODYLESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 class Options(TypedDict, total=False):
     """How a request is forwarded: see `Splice.forward`. Times are seconds from its start."""
 
-    method: str | None
-    target: str | None
-    client_headers: Sequence[tuple[bytes, bytes]] | None
-    headers: Iterable[Header]
-    extra_headers: Iterable[Header]
     on_head: OnHead | None
     connect_timeout: float | None
     first_byte_timeout: float | None
@@ -59,12 +54,10 @@ class Splice:
         over: Over,
         *,
         upstream: Upstream,
+        head: bytes,
         body: bytes,
-        method: str | None = None,
-        target: str | None = None,
-        client_headers: Sequence[tuple[bytes, bytes]] | None = None,
-        headers: Iterable[Header] = (),
-        extra_headers: Iterable[Header] = (),
+        method: str = "POST",
+        extra: Sequence[Line] = (),
         on_head: OnHead | None = None,
         connect_timeout: float | None = 5.0,
         first_byte_timeout: float | None = None,
@@ -73,35 +66,25 @@ class Splice:
         kind: Callable[..., Relay] | None = None,
     ) -> Relay:
         """`forward` without a coroutine: `over(relay, error)` is called once, when all is over and never before this
-        returns. `error` is what `forward` would raise; the rest is told by `outcome`.
+        returns. `error` is what `forward` would raise; the rest is told by the relay's `outcome`.
 
-        The client is there and can be written to. Raises ValueError as `forward` does.
+        `head` is the request's as it goes to the upstream (see `heads`); `extra` goes into the answer's head. The
+        client is there and can be written to.
         """
-        method = method or client.method
-        transport = client.transport
+        transport, tap, watch = client.transport, client.tap, self._watch
         assert transport is not None
-        head = heads.request_head(
-            method,
-            target or client.target,
-            upstream.host,
-            upstream.port,
-            client_headers=client.raw_headers if client_headers is None else client_headers,
-            headers=headers,
-            body_length=None if not body and method in _BODYLESS else len(body),
-        )
-        watch, tap, old = self._watch, client.tap, client.old
 
         def ended(relay: Relay, error: Exception | None) -> None:
             tap.relay = None
             watch.remove(relay)
             over(relay, error)
 
-        relay = (kind or (DecodingRelay if old else Relay))(
+        relay = (kind or (DecodingRelay if client.old else Relay))(
             method,
             ended,
             transport,
-            [heads.header_line(name, value) for name, value in extra_headers],
-            old or not client.keep_alive,
+            extra,
+            client.old or not client.keep_alive,
             on_head,
             self._clock,
             stall_timeout,
@@ -113,7 +96,17 @@ class Splice:
         return relay
 
     async def forward(
-        self, request: web.BaseRequest, *, upstream: Upstream, body: bytes, **options: Unpack[Options]
+        self,
+        request: web.BaseRequest,
+        *,
+        upstream: Upstream,
+        body: bytes,
+        method: str | None = None,
+        target: str | None = None,
+        client_headers: Sequence[tuple[bytes, bytes]] | None = None,
+        headers: Iterable[Header] = (),
+        extra_headers: Iterable[Header] = (),
+        **options: Unpack[Options],
     ) -> SentResponse:
         """Sends the request on and relays the answer's bytes to the client as they come; return what it returns.
 
@@ -144,7 +137,18 @@ class Splice:
             else:
                 ended.set_exception(error)
 
-        relay = self.start(client, over, upstream=upstream, body=body, **options)
+        method = method or client.method
+        head = heads.request_head(
+            method,
+            target or client.target,
+            upstream.host,
+            upstream.port,
+            client_headers=client.raw_headers if client_headers is None else client_headers,
+            headers=[heads.header_line(name, value) for name, value in headers],
+            body_length=None if not body and method in _BODYLESS else len(body),
+        )
+        extra = [heads.header_line(name, value) for name, value in extra_headers]
+        relay = self.start(client, over, upstream=upstream, head=head, body=body, method=method, extra=extra, **options)
         try:
             await ended
         except asyncio.CancelledError:
@@ -175,7 +179,7 @@ class Splice:
             upstream.host,
             upstream.port,
             client_headers=client_headers,
-            headers=headers,
+            headers=[heads.header_line(name, value) for name, value in headers],
             body_length=None if not body and method in _BODYLESS else len(body),
         )
         answer = Answer(method, self._watch.loop)

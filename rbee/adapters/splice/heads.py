@@ -70,6 +70,12 @@ def header_line(name: bytes | str, value: bytes | str) -> Line:
 
 
 @lru_cache(maxsize=4096)
+def header_lines(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[Line, ...]:
+    """`header_line` of each, for those that come again and again."""
+    return tuple(header_line(name, value) for name, value in headers)
+
+
+@lru_cache(maxsize=4096)
 def _host_line(host: str, port: int) -> bytes:
     return header_line("Host", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")[0]
 
@@ -96,7 +102,7 @@ def request_head(
     port: int,
     *,
     client_headers: Sequence[tuple[bytes, bytes]] = (),
-    headers: Iterable[Header] = (),
+    headers: Iterable[Line] = (),
     body_length: int | None = None,
 ) -> bytes:
     """The head of a request to `host:port`, ready to send.
@@ -106,7 +112,7 @@ def request_head(
     written as given and replace the client's of the same name. Raises ValueError for a target, a name
     or a value that would break out of its line.
     """
-    own = [header_line(name, value) for name, value in headers]
+    own = list(headers)
     drop = _NOT_FORWARDED.union([mark[2:-1] for _, mark in own]) if own else _NOT_FORWARDED
     lines = [_request_line(method, target), _host_line(host, port)]
     nominated: frozenset[bytes] = frozenset()
@@ -129,6 +135,32 @@ def request_head(
     return head
 
 
+_DROPPED = b"|".join(re.escape(name) for name in sorted(_NOT_FORWARDED))
+
+
+@lru_cache(maxsize=256)
+def _dropping(own: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    """Finds the lines of a head that do not go on when these names (in lower case) are written by us."""
+    names = b"|".join([_DROPPED, *map(re.escape, own)])
+    return re.compile(rb"\r\n(?:" + names + rb"):[^\r\n]*", re.IGNORECASE)
+
+
+def passed_on(target: str, host: str, port: int, *, lines: bytes, own: Sequence[Line], body_length: int) -> bytes:
+    """`request_head` of a POST, from the client's header lines as they came: each begins with CRLF, and a strict parser
+    has found nothing wrong with them. What goes on is untouched."""
+    drop = _dropping(tuple([mark[2:-1] for _, mark in own]))
+    return b"".join(
+        [
+            _request_line("POST", target),
+            _host_line(host, port),
+            *[text for text, _ in own],
+            b"Content-Length: %d" % body_length,
+            drop.sub(b"", lines),
+            b"\r\n\r\n",
+        ]
+    )
+
+
 def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: bool = False) -> bytes:
     """An upstream's head as the client gets it: `extra` lines put in once, hop-by-hop lines out.
 
@@ -140,7 +172,7 @@ def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: boo
         head = _ANSWER_HOP.sub(b"", head)
     if decoded:
         head = _TRANSFER_ENCODING.sub(b"", head)
-    for _, mark in extra:
+    for _, mark in extra if b"\r\nx-" in lower or not ours(extra) else ():
         if mark in lower:
             head = re.sub(re.escape(mark) + rb"[^\r\n]*", b"", head, flags=re.IGNORECASE)
     if not head.startswith(b"HTTP/1.1 "):
@@ -152,6 +184,11 @@ def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: boo
         parts.append(b"Connection: close\r\n")
     parts.append(head[first:])
     return b"".join(parts)
+
+
+def ours(extra: Sequence[Line]) -> bool:
+    """Whether all the names begin with x-."""
+    return all(mark.startswith(b"\r\nx-") for _, mark in extra)
 
 
 def is_chunked(head: bytes) -> bool:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import httptools
 
@@ -47,7 +47,7 @@ class Relay(Exchange):
         method: str,
         over: Over,
         transport: asyncio.Transport,
-        extra: list[Line],
+        extra: Sequence[Line],
         closing: bool,
         on_head: OnHead | None,
         clock: Callable[[], float],

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import socket
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -25,16 +24,9 @@ _AHEAD = 64 * 1024
 _PATHS = {path.encode(): path for path in INFERENCE_PATHS}
 
 
-class Phase(enum.IntEnum):
-    """What is waited for."""
-
-    IDLE = 0
-    HEAD = 1
-    BODY = 2
-    SERVED = 3
-    #: Answered for the last time: until the client has read that and closed.
-    CLOSING = 4
-    GONE = 5
+#: What is waited for: the next request, the rest of its head, of its body; the end of its answer; after the last
+#: answer, that the client has read it and closed; nothing more.
+IDLE, HEAD, BODY, SERVED, CLOSING, GONE = range(6)
 
 
 class House(Protocol):
@@ -85,7 +77,7 @@ class FrontConnection(asyncio.Protocol):
         self._turning = False
         self.paused = False
         self.relay: Hearing | None = None
-        self.phase = Phase.HEAD  # a client that connects has something to say
+        self.phase = HEAD  # a client that connects has something to say
         #: When what is waited for must be there, on the front's clock; None: not thought of yet.
         self.due: float | None = None
         #: Bytes of the body so far, when its time was last thought of.
@@ -102,12 +94,12 @@ class FrontConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         phase = self.phase
-        if phase == Phase.BODY:
+        if phase == BODY:
             self._take_body(data)
-        elif phase < Phase.BODY:
+        elif phase < BODY:
             self._pending = self._pending + data if self._pending else data
             self._turn()
-        elif phase == Phase.SERVED:
+        elif phase == SERVED:
             self._pending += data
             if len(self._pending) > _AHEAD and self._reading:
                 self._reading = False
@@ -115,7 +107,7 @@ class FrontConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._front.remove(self)
-        self.phase = Phase.GONE
+        self.phase = GONE
         self._pending, self._request, self._body = b"", None, bytearray()
         relay, self.relay = self.relay, None
         if relay is not None:
@@ -140,7 +132,7 @@ class FrontConnection(asyncio.Protocol):
             return
         self._turning = True
         try:
-            while self.phase < Phase.BODY and self._pending and not self.paused and self._take():
+            while self.phase < BODY and self._pending and not self.paused and self._take():
                 pass
         except RbeeError as e:
             self.end_with(e)
@@ -150,8 +142,8 @@ class FrontConnection(asyncio.Protocol):
     def _take(self) -> bool:
         """One request, as far as it is there. False: more must come, or the rest is another's."""
         data = self._pending
-        if self.phase == Phase.IDLE:
-            self.phase, self.due = Phase.HEAD, None
+        if self.phase == IDLE:
+            self.phase, self.due = HEAD, None
         if not data.startswith(_BEGIN):
             if data[:1] in (b"\r", b"\n"):  # clients of old sent a line end after a body
                 self._pending = data.lstrip(b"\r\n")
@@ -191,7 +183,7 @@ class FrontConnection(asyncio.Protocol):
         dispatcher = self._front.dispatcher
         request.client = dispatcher.identify(request.headers, request.token)
         request.arrived = dispatcher.clock()
-        self.phase, self.due, self.received = Phase.BODY, None, 0
+        self.phase, self.due, self.received = BODY, None, 0
         self._body = ChunkedBody() if request.chunked else bytearray()
         if request.expects and not data:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -234,7 +226,7 @@ class FrontConnection(asyncio.Protocol):
     def _give_away(self) -> None:
         """From here on the connection is aiohttp's."""
         self._front.remove(self)
-        self.phase = Phase.GONE
+        self.phase = GONE
         data, self._pending = self._pending, b""
         handler = self._hand_on()
         self.transport.set_protocol(handler)
@@ -247,13 +239,13 @@ class FrontConnection(asyncio.Protocol):
 
     def _serve(self, request: Incoming) -> None:
         self._request = None
-        self.phase = Phase.SERVED
+        self.phase = SERVED
         self._passage = passage = Passage(self._front.dispatcher, request, self._served)
         passage.start()
 
     def _served(self, passage: Passage) -> None:
         self._passage = None
-        if self.phase == Phase.GONE or self.transport.is_closing():
+        if self.phase == GONE or self.transport.is_closing():
             return
         refusal, relay = passage.refusal, passage.relay
         if refusal is not None:
@@ -264,7 +256,7 @@ class FrontConnection(asyncio.Protocol):
         if not keep:
             self._close()
             return
-        self.phase, self.due = Phase.IDLE, None
+        self.phase, self.due = IDLE, None
         if not self._reading:
             self._reading = True
             self.transport.resume_reading()
@@ -281,7 +273,7 @@ class FrontConnection(asyncio.Protocol):
     def _close(self) -> None:
         """Says that nothing more comes, and reads what still does: closed at once, the client might never see the
         answer for the reset that its next bytes get."""
-        self.phase, self.due, self._pending = Phase.CLOSING, None, b""
+        self.phase, self.due, self._pending = CLOSING, None, b""
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
@@ -295,18 +287,18 @@ class FrontConnection(asyncio.Protocol):
     @property
     def serving(self) -> bool:
         """Whether a request is under way, or has begun to come."""
-        return self._passage is not None or self.phase == Phase.BODY
+        return self._passage is not None or self.phase == BODY
 
     def stop_taking(self) -> None:
         """Closes unless a request is under way, or has begun to come: that gets its answer."""
-        if self.phase == Phase.IDLE or (self.phase == Phase.HEAD and not self._pending):
+        if self.phase == IDLE or (self.phase == HEAD and not self._pending):
             self._close()
 
     def cut(self) -> None:
         """Ends at once what is under way, with a word where that can be said."""
         if self._passage is not None:
             self._passage.stop()
-        if self.phase != Phase.GONE:
+        if self.phase != GONE:
             self.transport.close()
 
 

@@ -8,14 +8,13 @@ import secrets
 from collections.abc import Callable, Mapping
 
 from rbee.adapters.secrets import Token
-from rbee.adapters.splice import FirstByteTimeout, Splice, UpstreamError
+from rbee.adapters.splice import FirstByteTimeout, Splice, UpstreamError, heads
 from rbee.contracts import defaults
 from rbee.contracts.configs import QueenConfig
 from rbee.contracts.decisions import Outcome as Decided
 from rbee.contracts.openai import Peek
 from rbee.core.errors import DeadlineExceeded, RbeeError
 from rbee.core.spec import LimitsSpec
-from rbee.daemons.access import refuse_foreign_pages
 from rbee.daemons.queen.admission.clients import Client, Clients
 from rbee.daemons.queen.admission.gate import Gate
 from rbee.daemons.queen.asked import Asked
@@ -67,6 +66,7 @@ class Dispatcher:
         self._router = router
         #: For workers that are trusted with it.
         self.worker_headers = [(b"Authorization", f"Bearer {token.reveal()}".encode())] if token is not None else []
+        self.worker_lines = heads.header_lines(tuple(self.worker_headers))
         self._prefix = f"req{secrets.token_hex(6)}"
         self._ids = itertools.count(1)
 
@@ -84,8 +84,6 @@ class Dispatcher:
 
     def identify(self, headers: Mapping[str, str], token: Token | None) -> Client:
         """Who asks, of a listener that wants `token`. Raises Unauthorized."""
-        if token is None:
-            refuse_foreign_pages(headers)
         return self._clients.identify(headers, token)
 
     def note(self, asked: Asked, outcome: Decided, reason: str, worker: Worker | None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from rbee.daemons.access import Listener
-from rbee.daemons.queen.front.connection import FrontConnection, Phase
+from rbee.daemons.queen.front.connection import BODY, CLOSING, HEAD, SERVED, FrontConnection
 from rbee.daemons.queen.front.dispatch import Dispatcher
 from rbee.daemons.queen.front.incoming import BadRequest
 
@@ -64,7 +64,7 @@ class Front:
     def _tick(self) -> None:
         now = self._clock()
         for connection in list(self._connections):
-            if connection.phase == Phase.SERVED and not connection.paused:
+            if connection.phase == SERVED and not connection.paused:
                 connection.due = None
             elif connection.due is None:
                 connection.due = now + self._time_for(connection.phase)
@@ -76,17 +76,17 @@ class Front:
         else:
             self._ticking = False
 
-    def _time_for(self, phase: Phase) -> float:
+    def _time_for(self, phase: int) -> float:
         given = self._patience
         return (given.idle, given.head, given.body, given.reading, given.closing, 0.0)[phase]
 
     def _overdue(self, connection: FrontConnection, now: float) -> None:
         phase = connection.phase
-        if phase == Phase.BODY and connection.arrived - connection.received >= self._patience.body_bytes:
+        if phase == BODY and connection.arrived - connection.received >= self._patience.body_bytes:
             connection.due, connection.received = now + self._patience.body, connection.arrived
-        elif phase in (Phase.HEAD, Phase.BODY) and connection.begun:
+        elif phase in (HEAD, BODY) and connection.begun:
             connection.end_with(BadRequest(408, "The request did not come in time.", "request_timeout"))
-        elif phase == Phase.SERVED or phase == Phase.CLOSING:
+        elif phase in (SERVED, CLOSING):
             connection.transport.abort()
         else:
             connection.transport.close()

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import httptools
 
+from rbee.adapters.splice import heads
 from rbee.contracts import defaults
 from rbee.core.errors import RbeeError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from rbee.adapters.secrets import Token
-    from rbee.adapters.splice import Tap
+    from rbee.adapters.splice import Tap, Upstream
     from rbee.daemons.queen.admission.clients import Client
 
 #: The longest head of a request, and the longest line that says a chunk's size; trailers in all.
@@ -38,7 +39,23 @@ def too_large() -> BadRequest:
     return BadRequest(413, f"The body is too large: at most {defaults.MAX_BODY} bytes.", "too_large")
 
 
+_LINE = re.compile(rb"\r\n([^:]+):[ \t]*([^\r]*)")
+#: Nobody listens to the parser: it is asked whether the head is right.
+_SILENT = object()
 _keys: dict[str, bytes] = {}
+
+
+def _first_of_each(found: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Raises BadRequest for a name that must not come twice."""
+    lines: dict[bytes, bytes] = {}
+    for name, value in found:
+        key = name.lower()
+        if key in lines and key in (b"host", b"transfer-encoding", b"content-length"):
+            raise BadRequest(400, f"There are two headers {key.decode()}.")
+        lines.setdefault(key, value)
+    if b"connection" in lines:
+        lines[b"connection"] = b",".join(value for name, value in found if name.lower() == b"connection")
+    return lines
 
 
 class Headers(Mapping[str, str]):
@@ -59,6 +76,18 @@ class Headers(Mapping[str, str]):
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _key(name) in self._lines
+
+    def nominated(self) -> list[bytes]:
+        """The names that `Connection` declares to be about this connection only."""
+        said = self._lines.get(b"connection")
+        if said is None or said in (b"keep-alive", b"close"):
+            return []
+        names = (token.strip(b" \t").lower() for token in said.split(b","))
+        return [name for name in names if name and name not in (b"host", b"content-length")]
+
+    def beginning(self, with_: bytes) -> list[tuple[str, str]]:
+        """Those whose names, in lower case, begin so."""
+        return [(_text(name), _text(value)) for name, value in self._lines.items() if name.startswith(with_)]
 
     def __iter__(self) -> Iterator[str]:
         return (_text(name) for name in self._lines)
@@ -92,10 +121,9 @@ class Incoming:
         "headers",
         "keep_alive",
         "length",
-        "method",
+        "lines",
         "old",
         "path",
-        "raw_headers",
         "tap",
         "target",
         "token",
@@ -103,49 +131,53 @@ class Incoming:
     )
 
     def __init__(self, target: str, path: str, tap: Tap, transport: asyncio.Transport, token: Token | None) -> None:
-        self.method = "POST"
         self.target = target
         self.path = path
         self.tap = tap
         self.transport: asyncio.Transport | None = transport
         #: What the listener wants; None: it is open.
         self.token = token
-        self.raw_headers: list[tuple[bytes, bytes]] = []
+        #: The lines of the head after the first, as they came; each begins with CRLF.
+        self.lines = b""
         self.client: Client | None = None
         self.arrived: float | None = None
         self.body = b""
         self.chunked = self.expects = False
         self.length = 0
 
-    # Called by llhttp.
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.raw_headers.append((name, value))
-
     def read(self, head: bytes) -> bool:
         """Takes in the whole head. False: it asks for more than plain HTTP (an upgrade, a body that is compressed),
         which is another's to serve. Raises BadRequest."""
-        parser = httptools.HttpRequestParser(self)
+        parser = httptools.HttpRequestParser(_SILENT)
         try:
             parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             return False
         except httptools.HttpParserError as e:
             raise BadRequest(400, f"This is no HTTP request that could be read: {e}.") from None
-        lines: dict[bytes, bytes] = {}
-        for name, value in self.raw_headers:
-            key = name.lower()
-            if key not in lines:
-                lines[key] = value
-            elif key in (b"host", b"transfer-encoding"):
-                raise BadRequest(400, f"There are two headers {key.decode()}.")
+        first = head.index(b"\r\n")
+        version = head[first - 8 : first]
+        if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+            raise BadRequest(505, "This version of HTTP is not spoken here; use HTTP/1.1.")
+        self.lines = head[first:-4]
+        # What llhttp has passed has one header on each line, and no line without a name.
+        found = _LINE.findall(self.lines)
+        lines = {name.lower(): value for name, value in found}
+        if len(lines) < len(found):
+            lines = _first_of_each(found)
         self.headers = Headers(lines)
-        version = parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise BadRequest(505, f"HTTP/{version} is not spoken here; use HTTP/1.1.")
-        self.old = version == "1.0"
+        self.old = version == b"HTTP/1.0"
         self.keep_alive = not self.old and parser.should_keep_alive()
         return self._read_framing(lines)
+
+    def head_to(self, upstream: Upstream, own: Sequence[heads.Line]) -> bytes:
+        """The head of this request as a worker gets it, with lines of our own."""
+        nominated = self.headers.nominated()
+        if nominated:
+            own = [*own, *((b"", b"\r\n%b:" % name) for name in nominated)]
+        return heads.passed_on(
+            self.target, upstream.host, upstream.port, lines=self.lines, own=own, body_length=len(self.body)
+        )
 
     def _read_framing(self, lines: dict[bytes, bytes]) -> bool:
         length = lines.get(b"content-length")

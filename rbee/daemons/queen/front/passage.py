@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from rbee.adapters.splice import ClientRequest, Relay, Stopped, UpstreamError
+from rbee.adapters.splice import ClientRequest, Relay, Stopped, Upstream, UpstreamError, heads
 from rbee.contracts import defaults, openai
 from rbee.contracts.openai import BadBody
 from rbee.core.errors import InvalidRequest, RbeeError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LONGEST_ID = 128
+_ID_MARK = b"\r\nx-request-id:"
+_OVERHEAD, _OVERHEAD_MARK = b"X-Rbee-Overhead-Ms: %.3f\r\n", b"\r\nx-rbee-overhead-ms:"
 
 
 class QueenRequest(ClientRequest, Protocol):
@@ -44,6 +46,9 @@ class QueenRequest(ClientRequest, Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]: ...
+
+    def head_to(self, upstream: Upstream, own: Sequence[heads.Line]) -> bytes:
+        """The head of this request as a worker gets it, with lines of our own."""
 
 
 class Passage:
@@ -96,7 +101,8 @@ class Passage:
         given = request.headers.get("X-Request-Id")
         known = given is not None and given.isprintable() and len(given) <= _LONGEST_ID
         self.request_id = given if known and given is not None else dispatcher.new_id()
-        self._own = [(b"X-Request-Id", self.request_id.encode("latin-1", "replace"))]
+        # Nothing in it is a line's end: it is printable.
+        self._own = [(b"X-Request-Id: %b\r\n" % self.request_id.encode("latin-1", "replace"), _ID_MARK)]
         dispatcher.seen.active += 1
         self._try(self._admit)
 
@@ -124,7 +130,7 @@ class Passage:
         ends: float | None = None
         if "X-Deadline" in headers or "X-Request-Timeout" in headers:
             ends, line = deadline_of(headers, arrived, time.time)
-            self._own += line
+            self._own += heads.header_lines(tuple(line))
         self.asked = asked = Asked(
             request_id=self.request_id,
             path=request.path,
@@ -182,9 +188,9 @@ class Passage:
                 request,
                 self._ended,
                 upstream=worker.upstream,
+                head=request.head_to(worker.upstream, [*dispatcher.worker_lines, *own] if worker.trusted else own),
                 body=request.body,
-                headers=[*dispatcher.worker_headers, *own] if worker.trusted else own,
-                extra_headers=(own[0], *worker.headers, (b"X-Rbee-Overhead-Ms", b"%.3f" % (overhead * 1e3))),
+                extra=(own[0], *heads.header_lines(worker.headers), (_OVERHEAD % (overhead * 1e3), _OVERHEAD_MARK)),
                 connect_timeout=defaults.CONNECT_TIMEOUT,
                 first_byte_timeout=dispatcher.patience_for(asked.peek),
                 total_timeout=None if asked.ends is None else max(asked.ends - now, 0.001),

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
-from rbee.adapters.splice import Outcome, SentResponse, WebRequest, read_body
+from rbee.adapters.splice import Outcome, SentResponse, Upstream, WebRequest, heads, read_body
 from rbee.contracts import defaults
 from rbee.core.errors import RbeeError
 from rbee.daemons.middleware import listener_token
@@ -31,6 +31,18 @@ class _Incoming(WebRequest):
         self.client: Client | None = client
         self.body = body
         self.arrived: float | None = arrived
+
+    def head_to(self, upstream: Upstream, own: Sequence[heads.Line]) -> bytes:
+        """The head of this request as a worker gets it, with lines of our own."""
+        return heads.request_head(
+            self.method,
+            self.target,
+            upstream.host,
+            upstream.port,
+            client_headers=self.raw_headers,
+            headers=own,
+            body_length=len(self.body),
+        )
 
 
 class WebDoor:

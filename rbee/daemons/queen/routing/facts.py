@@ -9,6 +9,7 @@ from typing import Any
 
 from rbee.core.redact import is_telling, redact
 from rbee.daemons.queen.asked import Asked
+from rbee.daemons.queen.front.incoming import Headers
 from rbee.daemons.queen.known.registry import Worker
 
 _Labels = tuple[tuple[str, str], ...]
@@ -20,7 +21,8 @@ _SECRET = re.compile(r"auth|session|cookie|credential|csrf|xsrf|jwt|signature|se
 
 def own_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The `x-` headers, as they came, cut to a length. They may hold secrets still: `shown` leaves those out."""
-    found = [(k, v[:_LONGEST_HEADER]) for k, v in headers.items() if k[:2] in ("X-", "x-")]
+    own = headers.beginning(b"x-") if isinstance(headers, Headers) else headers.items()
+    found = [(k, v[:_LONGEST_HEADER]) for k, v in own if k[:2] in ("X-", "x-")]
     return tuple(found[:_MOST_HEADERS])
 
 
