@@ -57,6 +57,7 @@ class Sharing:
             self._forget = [
                 self._store.subscribe("job", self._more),
                 self._store.subscribe("cancel", self._cancel),
+                self._store.subscribe("gone", lambda _: self._look.set()),
             ]
             self._task = asyncio.get_running_loop().create_task(self._run(), name="job-sharing")
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from rbee.adapters.store.pg_rows import CHANNEL
 from rbee.adapters.store.written import read
 from rbee.contracts.jobs import Job
 
@@ -39,9 +40,9 @@ UPDATE rbee.jobs SET owner = $1 WHERE n IN (
     SELECT n FROM rbee.jobs j WHERE state IN ('queued', 'running') AND CASE
         WHEN owner = $1 THEN $2
         ELSE NOT $2 AND NOT EXISTS (
-            SELECT 1 FROM rbee.leases l WHERE l.name = $3 || j.owner AND l.until > clock_timestamp())
+            SELECT 1 FROM rbee.leases l WHERE l.name = $3 || j.owner AND NOT ($4 AND l.until <= clock_timestamp()))
         END
-    ORDER BY n LIMIT $4 FOR UPDATE SKIP LOCKED)
+    ORDER BY n LIMIT $5 FOR UPDATE SKIP LOCKED)
 RETURNING n, job
 """
 _LOST = """
@@ -65,16 +66,19 @@ async def release(db: asyncpg.Connection[Any], name: str, holder: str) -> None:
 
 
 async def release_all(db: asyncpg.Connection[Any], holder: str) -> None:
+    """She ends, and says so."""
     await db.execute("DELETE FROM rbee.leases WHERE holder = $1", holder)
+    await db.execute("SELECT pg_notify($1, $2)", CHANNEL, f"{holder}\ngone\n{holder}")
 
 
 async def take(db: asyncpg.Connection[Any], name: str, tokens: float, rate: float, burst: float) -> bool:
     return bool(await db.fetchval(_TAKE, name, tokens, rate, burst))
 
 
-async def claim(db: asyncpg.Connection[Any], holder: str, starting: bool) -> list[Job]:
-    """`starting`: her own of before; else those of queens whose lease is over. Older ones first."""
-    rows = await db.fetch(_CLAIM, holder, starting, _OWNER, _CLAIMED)
+async def claim(db: asyncpg.Connection[Any], holder: str, starting: bool, silent: bool) -> list[Job]:
+    """`starting`: her own of before; else those of queens who have given their lease back, and with `silent` of those
+    who let it run out. Older ones first."""
+    rows = await db.fetch(_CLAIM, holder, starting, _OWNER, silent, _CLAIMED)
     return [read(row[1], None) for row in sorted(rows, key=lambda row: row[0])]
 
 

@@ -151,9 +151,8 @@ class PostgresStore:
     async def claim(self, *, starting: bool) -> list[Job]:
         """Nobody is taken for dead before this queen has listened for as long as a lease lasts: after the database
         was away, all leases look old."""
-        if not starting and time.monotonic() - self._heard_since < self._ttl:
-            return []
-        return await self._read(lambda db: pg_shared.claim(db, self.holder, starting))
+        silent = time.monotonic() - self._heard_since >= self._ttl
+        return await self._read(lambda db: pg_shared.claim(db, self.holder, starting, silent))
 
     # What queens share.
 

@@ -18,9 +18,9 @@ from rbee.contracts.jobs import ENDED, Job, JobPage
 log = logging.getLogger(__name__)
 
 _PUT = (
-    "INSERT INTO jobs (job_id, state, operation, hive_id, created_at, job, result, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, hive_id = excluded.hive_id, job = excluded.job, "
-    "result = excluded.result, bytes = excluded.bytes"
+    "INSERT INTO jobs (job_id, state, operation, hive_id, created_at, job, result, bytes) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, "
+    "hive_id = excluded.hive_id, job = excluded.job, result = excluded.result, bytes = excluded.bytes"
 )
 _OLD = (
     "SELECT job_id, bytes FROM jobs WHERE state IN ('completed', 'failed', 'cancelled') "

@@ -177,9 +177,9 @@ class SqliteJobStore(Alone):
                 log.exception("writes to %s were lost", self._path)
                 if rows.db.in_transaction:
                     rows.db.execute("ROLLBACK")
-            for written in batch:
-                if isinstance(written, Future) and written.set_running_or_notify_cancel():
-                    written.set_result(None)
+            for mark in batch:
+                if isinstance(mark, Future) and mark.set_running_or_notify_cancel():
+                    mark.set_result(None)
 
     def _together(self, rows: Rows, batch: list[_Work]) -> None:
         """One transaction; a write that fails loses itself only, unless SQLite gave up the whole of it."""
