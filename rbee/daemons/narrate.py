@@ -90,7 +90,9 @@ class JobContext:
             heard(event)
             self._sink(event)
 
-        return JobContext(self.job_id, actor=self._actor, redactor=self._redactor, sink=sink, loop=self._loop, ties=self.ties)
+        return JobContext(
+            self.job_id, actor=self._actor, redactor=self._redactor, sink=sink, loop=self._loop, ties=self.ties
+        )
 
     def _emit(self, event: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:

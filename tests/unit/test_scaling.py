@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -186,7 +187,7 @@ def test_whatever_comes_the_bounds_hold_and_steps_are_apart(fleet: Fleet, loads:
     for wanted, seconds in loads:
         fleet.run(wanted, seconds)
     times = [at for at, _, _ in fleet.steps]
-    assert all(b - a >= fleet.limits.cooldown for a, b in zip(times, times[1:], strict=False))
+    assert all(b - a >= fleet.limits.cooldown for a, b in pairwise(times))
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rbee.contracts.configs import KnownWorker
 from rbee.contracts.operations.workers import WorkerSpawn
 from rbee.daemons.queen.known.hives import Hive, Hives
-from rbee.daemons.queen.known.registry import PROBED, Registry, Worker
+from rbee.daemons.queen.known.registry import Registry, Worker
 
 #: Statuses of one that has a process, or has had one a moment ago.
 LIVE = frozenset({"starting", "ready", "busy"})
@@ -44,14 +44,19 @@ def device_id(kind: str, index: int) -> str:
 
 
 def coming(worker: Worker) -> bool:
-    """Whether it gets ready by itself: it loads, or has only to answer its first probe."""
-    return worker.coming and worker.unreachable in (None, PROBED)
+    """Whether it gets ready by itself: it loads (and may not listen yet), or has only to answer its first probe."""
+    return worker.coming and not worker.held and not _failed(worker)
+
+
+def _failed(worker: Worker) -> bool:
+    """Whether its hive says so."""
+    return (worker.unreachable or "").startswith(("failed: ", "dead: "))
 
 
 def runs(worker: Worker, hive: Hive | None) -> bool:
     """Whether its hive has a process of it, as far as is known. One that does not answer, and that its hive does not
     list, was taken away unheard."""
-    if worker.status not in LIVE or (worker.unreachable or "").startswith(("failed: ", "dead: ")):
+    if worker.status not in LIVE or _failed(worker):
         return False
     if worker.unreachable is None or worker.held or hive is None or hive.capabilities is None:
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from rbee.core.errors import RbeeError
 from rbee.core.eviction import Room
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 _LOOK = 0.5
 #: The hive is asked again though nothing has changed, as far as the queen sees: memory may be free all the same.
 _ASK_AGAIN = 15.0
+
+
+#: What a try came to: it is there, it failed, or what it lacks.
+Became = Literal["there", "failed"] | Short
 
 
 class ColdStart:
@@ -66,20 +71,19 @@ class ColdStart:
                 continue
             short: dict[Candidate, Short] = {}
             for candidate in able:
-                lacks = await self._try(candidate)
-                if self._served():
+                became = await self._try(candidate)
+                if became == "there" or self._served():
                     return
-                if lacks is not None:
-                    short[candidate] = lacks
+                if isinstance(became, Short):
+                    short[candidate] = became
             if short and not await self._with_room(short):
                 return
 
     def _served(self) -> bool:
         return any(self._registry.why_not(w) is None for w in self._registry.of_models((self.model,)))
 
-    async def _try(self, candidate: Candidate, short: Short | None = None) -> Short | None:
-        """Starts it, in the room made for it where it was `short`. What it lacks (still), None where that is not the
-        question."""
+    async def _try(self, candidate: Candidate, short: Short | None = None) -> Became:
+        """Starts it, in the room made for it where it was `short`."""
 
         async def room() -> bool:
             return short is None or (await self._rooms.make(candidate, short)).kind == "evict"
@@ -87,15 +91,15 @@ class ColdStart:
         self.queued = False
         try:
             if not await self._launcher.launch(candidate, None if short is None else room):
-                return short
+                return short or "failed"
         except Short as e:
             return e
         except RbeeError as e:
             trouble = self._troubles.note(candidate.worker_id, str(e), self._clock())
             log.warning("worker %s cannot be started (%d.): %s", candidate.worker_id, trouble.times, e)
-        else:
-            self._troubles.over(candidate.worker_id)
-        return None
+            return "failed"
+        self._troubles.over(candidate.worker_id)
+        return "there"
 
     async def _with_room(self, short: dict[Candidate, Short]) -> bool:
         """Waits until one of them can have room, and tries it; whether it is worth going on."""
@@ -103,10 +107,10 @@ class ColdStart:
         while not self._served():
             rooms = {c: self._rooms.plan(c, lacks) for c, lacks in short.items()}
             for candidate in [c for c, room in rooms.items() if room.kind == "evict"]:
-                lacks = await self._try(candidate, short[candidate])
-                if lacks is None:
-                    return True  # there, or failed for another reason
-                short[candidate] = lacks
+                became = await self._try(candidate, short[candidate])
+                if not isinstance(became, Short):
+                    return became == "failed"
+                short[candidate] = became
             if all(room.kind == "none" for room in rooms.values()):
                 self._no_room(short, rooms)
                 return False

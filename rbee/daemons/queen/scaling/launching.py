@@ -76,6 +76,7 @@ class Launcher:
 
     async def _admitted(self, candidate: Candidate, before: Before | None) -> bool:
         lock = self._locks.setdefault(candidate.hive_id, asyncio.Lock())
+        former = self._registry.workers.get(candidate.worker_id)
         async with lock:
             if before is not None and not await before():
                 return False
@@ -89,7 +90,7 @@ class Launcher:
                 raise
         try:
             self._settle(candidate, await job, spawn)
-            await self._until_heard(candidate)
+            await self._until_heard(candidate, former.beat.started_at if former is not None else None)
         except BaseException as e:
             self.failures += isinstance(e, RbeeError) and not isinstance(e, Short)
             raise
@@ -122,12 +123,15 @@ class Launcher:
             raise Short(why, code, spawn.lacking_mb if code == "insufficient_memory" else None)
         raise RbeeError(why, code=code)
 
-    async def _until_heard(self, candidate: Candidate) -> None:
-        """Until requests can go to it. Raises RbeeError: it does not tell this queen, or has failed meanwhile."""
+    async def _until_heard(self, candidate: Candidate, former: str | None) -> None:
+        """Until requests can go to it, or could and it is unloaded again. `former`: when the process before it began.
+        Raises RbeeError: it does not tell this queen, or has failed meanwhile."""
         begun, asked = self._clock(), False
         while True:
             worker = self._registry.workers.get(candidate.worker_id)
             if worker is not None and self._registry.why_not(worker) is None:
+                return
+            if worker is not None and worker.status == "unloaded" and worker.beat.started_at != former:
                 return
             waited = self._clock() - begun
             if worker is not None and coming(worker) and waited < defaults.WORKER_START_TIMEOUT:

@@ -29,7 +29,7 @@ Lease = Callable[[str, float], Awaitable[bool]]
 MIN_STAY = 30.0
 #: One that would not go is not asked again for so long.
 _UNWILLING = 5.0
-_LEASE = 60.0
+_LEASE = 20.0
 
 
 class Short(RbeeError):
