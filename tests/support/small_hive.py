@@ -28,7 +28,7 @@ from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.app import free_port
 from rbee.daemons.jobs import Handler, JobContext
-from tests.support.mock_engine import MockEngine
+from tests.support.mock_engine import MockEngine, Script
 from tests.support.queen import FakeHive, beat, record
 
 MARK = Mark(fleet="test", spec_digest="d1")
@@ -64,6 +64,8 @@ class SmallHive:
     engines: dict[str, MockEngine] = field(default_factory=dict)
     #: Ids of workers that say they serve somebody when they are to be unloaded.
     busy: set[str] = field(default_factory=set)
+    #: What engines do with requests that say nothing of it.
+    script: Script | None = None
     #: Workers that load, and how many did at once at most.
     loading: set[str] = field(default_factory=set)
     most_loading: int = 0
@@ -152,7 +154,7 @@ class SmallHive:
             await self.hive_says("failed", worker_id, reason=self.breaks[worker_id])
         else:
             self.started[worker_id] += 1
-            self.engines[worker_id] = engine = MockEngine(port=self.records[worker_id].port)
+            self.engines[worker_id] = engine = MockEngine(self.script, port=self.records[worker_id].port)
             await engine.start()
             self.records[worker_id] = replace(self.records[worker_id], status="ready")
             self._tell_records()

@@ -85,7 +85,7 @@ class Scaler:
         self._clock = clock
         self._waiting = waiting
         self._oldest = oldest
-        self._lease = lease
+        self.lease = lease
         self._pace = pace or Pace()
         self._courses: dict[str, Course] = {}
         #: Steps under way, and models of which a replica is on its way out.
@@ -116,7 +116,7 @@ class Scaler:
             try:
                 if self._starter.rooms is not None:
                     self._starter.rooms.look()
-                if self._groups and await self._lease(_LEASE, self._pace.every * 10):
+                if self._groups and await self.lease(_LEASE, self._pace.every * 10):
                     self.look()
             except Exception:  # a store that is away for a while is no reason to never scale again
                 log.exception("scaling")
