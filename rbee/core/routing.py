@@ -200,6 +200,24 @@ def lacks(worker: Candidate, needs: Needs, tokens: int) -> str | None:
     return None
 
 
+def unfit(workers: Iterable[Candidate], needs: Needs) -> tuple[str, str] | None:
+    """Why none of these could answer however long one waited, as OpenAI's error code and words; None: one could, or
+    there is none. What only its hive tells of (labels) may be mended, and so may a worker that has said nothing yet."""
+    why: tuple[str, str] | None = None
+    for worker in workers:
+        missing = [w for w in needs.wants if worker.capabilities and w not in worker.capabilities]
+        if worker.paths and needs.path and needs.path not in worker.paths:
+            why = why or ("unsupported_endpoint", f"does not serve {needs.path}")
+        elif 0 < worker.context_length < needs.least:
+            said = f"has a context of {worker.context_length} tokens, and the prompt at least {needs.least}"
+            why = ("context_length_exceeded", said)
+        elif missing:
+            why = ("not_supported", f"has no {' and no '.join(missing)}")
+        else:
+            return None
+    return why
+
+
 def reasons(
     workers: Iterable[Candidate],
     now: float,

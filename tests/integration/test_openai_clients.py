@@ -235,6 +235,13 @@ async def test_errors_are_the_clients_own_classes(fleet: Fleet, client: AsyncOpe
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     error = await refused(openai.BadRequestError, messages=[{"role": "user", "content": [picture]}])
     assert "image" in error.message
+    # Too long to be sent anywhere, and what the model is not for: 400, which no client tries again.
+    error = await refused(openai.BadRequestError, messages=[{"role": "user", "content": "bee " * 50_000}])
+    assert (error.code, error.param) == ("context_length_exceeded", "messages")
+    error = await refused(openai.BadRequestError, model="bee-vectors")
+    assert (error.code, error.param) == ("unsupported_endpoint", "model")
+    with pytest.raises(openai.BadRequestError):
+        await client.embeddings.create(model="gpt-4o-mini", input="a")
     error = await refused(openai.InternalServerError, model="idle")
     assert (error.status_code, error.code) == (503, "no_worker_ready")
     assert int(error.response.headers["retry-after"]) > 0

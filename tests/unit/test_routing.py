@@ -24,6 +24,7 @@ from rbee.core.routing import (
     pick,
     reasons,
     required,
+    unfit,
     why_not,
 )
 
@@ -324,3 +325,18 @@ def test_names_and_aliases() -> None:
     assert models_for("deep", aliases, known) == ("big", "small", "tiny")
     assert models_for("loop", aliases, known) == ("big",)
     assert models_for("none", aliases, known) == ()
+
+
+def test_what_no_worker_will_ever_answer() -> None:
+    embeds = W("e", paths=("/v1/embeddings",))
+    assert unfit([embeds], Needs(CHAT)) == ("unsupported_endpoint", f"does not serve {CHAT}")
+    blind = W("b", paths=(CHAT,), capabilities=("tools",), status="starting")
+    assert unfit([embeds, blind], Needs(CHAT, images=True)) == ("not_supported", "has no vision")
+    short = W("s", paths=(CHAT,), context_length=10)
+    code, words = unfit([embeds, short], Needs(CHAT, size=10**6)) or ("", "")
+    assert code == "context_length_exceeded"
+    assert "has a context of 10 tokens" in words
+    # One could, or may turn out to: nothing is known of it yet.
+    assert unfit([embeds, short], Needs(CHAT)) is None
+    assert unfit([embeds, W("new", status="dead")], Needs(CHAT, images=True)) is None
+    assert unfit([], Needs(CHAT)) is None

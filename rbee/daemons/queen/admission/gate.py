@@ -11,6 +11,7 @@ from rbee.contracts.configs import QueenConfig
 from rbee.core.errors import DeadlineExceeded, TooMany, Unavailable
 from rbee.daemons.queen.admission.estimates import Estimates, come_again
 from rbee.daemons.queen.admission.limits import Limits
+from rbee.daemons.queen.admission.never import Never
 from rbee.daemons.queen.admission.patience import Patience
 from rbee.daemons.queen.admission.queues import Queues, Ticket
 from rbee.daemons.queen.admission.turns import Turns
@@ -43,6 +44,7 @@ class Gate:
         self._estimates = Estimates(registry, self._queues)
         self._turns = Turns(registry, router, self._queues, clock)
         self._patience = Patience(registry, router, starter, self._queues, self._estimates, self._turns, clock)
+        self._never = Never(registry, config)
         self.limits = Limits()
         #: Called at the end of each waiting with the model, the seconds, and how it ended.
         self.waits: Callable[[str, float, Ended], None] = lambda model, seconds, ended: None
@@ -52,6 +54,7 @@ class Gate:
     def configure(self, config: QueenConfig) -> None:
         """Those that wait go on waiting, by the new limits and policies."""
         self._queue = config.limits.queue
+        self._never.configure(config)
         self._patience.limits = config.limits
         if self._tickets:
             self._patience.rearm()
@@ -85,10 +88,13 @@ class Gate:
 
     async def wait(self, asked: Asked) -> Worker:
         """A slot, taken, once there is one. Raises TooMany (the queue is full, its deadline cannot be met), Unavailable
-        (NoWorker: nobody can, and none comes in time; `queue_timeout`), DeadlineExceeded.
+        (NoWorker: nobody can, and none comes in time; `queue_timeout`), DeadlineExceeded, InvalidRequest: the model's
+        workers cannot, and never will.
 
         Cancelled: its place is free at once, and so is the slot that it may have been given in the same moment.
         """
+        if asked.choice is not None:
+            self._never.check(asked, asked.choice.needs)
         ticket = self._join(asked)
         ended: Ended = "left"
         try:
