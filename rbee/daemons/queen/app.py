@@ -14,10 +14,12 @@ import aiohttp
 
 import rbee
 from rbee.adapters import cel, process
+from rbee.adapters.access_log import LineFile
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.adapters.secrets import Token
 from rbee.adapters.splice import Splice
 from rbee.adapters.store.choose import store_of
+from rbee.adapters.traces import Traces
 from rbee.contracts import codec, defaults
 from rbee.contracts.configs import KnownHive, QueenConfig, boot_digest, config_digest
 from rbee.contracts.operations import OPERATIONS
@@ -46,7 +48,9 @@ from rbee.daemons.queen.routing.ops import ExplainOps
 from rbee.daemons.queen.routing.router import Router
 from rbee.daemons.queen.scaling.scaler import Pace, Scaler
 from rbee.daemons.queen.scaling.starter import Starter
+from rbee.daemons.queen.seen.gauges import Gauges
 from rbee.daemons.queen.seen.metrics import Metrics
+from rbee.daemons.queen.seen.seen import Seen
 from rbee.daemons.queen.work.forward import Forwarder
 from rbee.daemons.queen.work.hive_lifecycle import HiveLifecycle, Home
 from rbee.daemons.queen.work.infer import InferHandler
@@ -128,9 +132,12 @@ class QueenDaemon:
         self.rates.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         self.scaler.start()
+        self.seen.start()
         log.info("listening on %s", ", ".join(self.urls))
 
     def _build(self) -> None:
+        traces = Traces(self.config.traces, self.config.fleet) if self.config.traces else None
+        self.seen = Seen(self.metrics, LineFile(self._paths.state / "access.log"), self.config, traces)
         self.prober = Prober(self.registry, self._http)
         self.hives = Hives(
             self.registry,
@@ -147,7 +154,7 @@ class QueenDaemon:
             self.registry, self.config, hives=self.hives, clock=self._clock, min_stay=self._scaling.min_stay
         )
         self.gate = Gate(self.registry, self.router, self.starter, self.config, self._clock)
-        self.quarantine = Quarantine(self.registry, self._http, self._token, self._restart_worker)
+        self.quarantine = Quarantine(self.registry, self._http, self._token, self._restart_worker, self.config)
         self.dispatcher = dispatcher = Dispatcher(
             registry=self.registry,
             catalog=self.catalog,
@@ -155,7 +162,7 @@ class QueenDaemon:
             gate=self.gate,
             prober=self.prober,
             splice=self._splice,
-            metrics=self.metrics,
+            seen=self.seen,
             token=self._token,
             clock=self._clock,
             ending=self.ending,
@@ -202,6 +209,19 @@ class QueenDaemon:
             clients=self.clients,
             config=self.config,
             clock=self._clock,
+        )
+        self.metrics.gauges.append(
+            Gauges(
+                self.metrics,
+                registry=self.registry,
+                hives=self.hives,
+                gate=self.gate,
+                router=self.router,
+                starter=self.starter,
+                scaler=self.scaler,
+                quarantine=self.quarantine,
+                log=self.seen.file,
+            )
         )
         endpoints = Endpoints(
             registry=self.registry,
@@ -272,6 +292,7 @@ class QueenDaemon:
         await self.prober.stop()
         await self._splice.close()
         await self._http.close()
+        await self.seen.stop()
         (self._paths.state / "queen.run.json").unlink(missing_ok=True)
         self._lock.release()
 
@@ -349,6 +370,7 @@ class QueenDaemon:
             self.gate,
             self.dispatcher,
             self.models,
+            self.seen,
         )
         try:
             for part in parts:

@@ -20,6 +20,8 @@ class Refusal(NamedTuple):
     headers: dict[str, str]
     body: bytes
     closes: bool = False
+    #: Of the error, for those who look on.
+    code: str = ""
 
     def raw(self, closing: bool) -> bytes:
         """The whole answer. `closing` tells the client that its connection ends here."""
@@ -42,4 +44,4 @@ def refusal_of(error: RbeeError, request_id: str) -> Refusal:
         status = error.status
     elif isinstance(error, NoWorker):
         body = error.body()
-    return Refusal(status, headers, body, isinstance(error, BadRequest) or error.code == "stopping")
+    return Refusal(status, headers, body, isinstance(error, BadRequest) or error.code == "stopping", error.code)

@@ -22,13 +22,13 @@ from rbee.daemons.queen.ending import Ending
 from rbee.daemons.queen.front.answers import Refusal, refusal_of
 from rbee.daemons.queen.front.errors import UNREACHABLE
 from rbee.daemons.queen.front.relay import WorkerRefused
-from rbee.daemons.queen.front.seen import Seen
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.probe import Prober
 from rbee.daemons.queen.known.quarantine import Quarantine
 from rbee.daemons.queen.known.registry import Registry, Worker
 from rbee.daemons.queen.routing.router import Router
-from rbee.daemons.queen.seen.metrics import Metrics
+from rbee.daemons.queen.seen.ended import Ended
+from rbee.daemons.queen.seen.seen import Seen
 
 
 class Dispatcher:
@@ -43,7 +43,7 @@ class Dispatcher:
         gate: Gate,
         prober: Prober,
         splice: Splice,
-        metrics: Metrics,
+        seen: Seen,
         token: Token | None,
         clock: Callable[[], float],
         ending: Ending,
@@ -55,8 +55,8 @@ class Dispatcher:
         self.catalog = catalog
         self.gate = gate
         self.splice = splice
-        self.metrics = metrics
-        self.seen: Seen = metrics
+        self.seen = seen
+        self.metrics = seen.metrics
         self._clients = clients
         self._prober = prober
         self.clock = clock
@@ -95,7 +95,9 @@ class Dispatcher:
         """The answer to what did not get so far as to be a whole request."""
         refusal = refusal_of(error, self.new_id())
         request_id = refusal.headers["X-Request-Id"]
-        self.seen.done(None, request_id, path, None, refusal.status, "refused", seconds, None, len(refusal.body))
+        self.seen.done(
+            Ended(request_id, path, refusal.status, "refused", seconds, sent=len(refusal.body), code=refusal.code)
+        )
         return refusal
 
     def patience_for(self, peek: Peek) -> float | None:
@@ -115,11 +117,11 @@ class Dispatcher:
                 raise DeadlineExceeded("The request's deadline passed before the worker answered.") from None
             if patience is None:
                 raise DeadlineExceeded("The worker did not answer in time.", code="worker_timeout") from None
-            self.seen.retries += 1
+            self.metrics.retries += 1
             why = f"sent nothing for {patience:g} s"
             self._quarantine.doubt(worker, why)
             return why
-        self.seen.retries += 1
+        self.metrics.retries += 1
         if isinstance(error, WorkerRefused):
             return error.why
         reason = f"{UNREACHABLE}{error}"

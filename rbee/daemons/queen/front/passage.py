@@ -22,6 +22,7 @@ from rbee.daemons.queen.front.answers import Refusal, refusal_of
 from rbee.daemons.queen.front.deadline import deadline_of
 from rbee.daemons.queen.front.dispatch import Dispatcher
 from rbee.daemons.queen.front.relay import RetryingOldRelay, RetryingRelay
+from rbee.daemons.queen.seen.ended import Ended
 
 if TYPE_CHECKING:
     from rbee.adapters.secrets import Token
@@ -62,6 +63,7 @@ class Passage:
         "_dispatcher",
         "_left",
         "_over",
+        "_overhead",
         "_own",
         "_sent_at",
         "_waiting",
@@ -89,6 +91,7 @@ class Passage:
         self._waiting: asyncio.Task[Worker] | None = None
         #: Seconds that workers had it which gave no answer.
         self._away = 0.0
+        self._overhead = 0.0
 
     # The way in.
 
@@ -103,7 +106,7 @@ class Passage:
         self.request_id = given if known and given is not None else dispatcher.new_id()
         # Nothing in it is a line's end: it is printable.
         self._own = [(b"X-Request-Id: %b\r\n" % self.request_id.encode("latin-1", "replace"), _ID_MARK)]
-        dispatcher.seen.active += 1
+        dispatcher.metrics.active += 1
         self._try(self._admit)
 
     def _try(self, step: Callable[[], None]) -> None:
@@ -181,7 +184,7 @@ class Passage:
         assert asked is not None
         self.worker = worker
         self._sent_at = now = dispatcher.clock()
-        overhead = now - self._began - asked.waited - self._away
+        self._overhead = overhead = now - self._began - asked.waited - self._away
         own = self._own
         try:
             self.relay = dispatcher.splice.start(
@@ -247,11 +250,15 @@ class Passage:
         if self._admitted and asked is not None:
             self._admitted = False
             dispatcher.gate.done(asked)
-        seen, request = dispatcher.seen, self.request
-        seen.active -= 1
+        request, refused = self.request, self.refusal
+        dispatcher.metrics.active -= 1
         seconds = dispatcher.clock() - (request.arrived or self._began)
-        worker = self.worker if end != "refused" else None
-        seen.done(asked, self.request_id, request.path, worker, status, end, seconds, first_byte, sent)
+        worker = self.worker if refused is None else None
+        code = refused.code if refused is not None else ""
+        overhead = self._overhead
+        dispatcher.seen.done(
+            Ended(self.request_id, request.path, status, end, seconds, asked, worker, first_byte, overhead, sent, code)
+        )
         self._over(self)
 
     def stop(self) -> None:

@@ -97,7 +97,7 @@ class Endpoints:
         return json_response({"config_digest": self._reload()})
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
-        text = self._metrics.text(self._registry)
+        text = self._metrics.text()
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def health(self, request: web.Request) -> web.StreamResponse:

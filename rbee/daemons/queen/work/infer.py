@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,13 @@ from rbee.contracts import codec, defaults, openai
 from rbee.contracts.operations.inference import Infer, InferResponse
 from rbee.core.errors import RbeeError, Unreachable
 from rbee.daemons.jobs import JobContext
+from rbee.daemons.middleware import status_of
 from rbee.daemons.queen.admission.clients import Client
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.front.dispatch import Dispatcher
 from rbee.daemons.queen.front.relay import WorkerRefused
 from rbee.daemons.queen.known.registry import Worker
+from rbee.daemons.queen.seen.ended import Ended
 
 _TARGET = "/v1/chat/completions"
 
@@ -81,19 +84,31 @@ class InferHandler:
         )
         gate.admit(request)
         dispatcher.metrics.active += 1
+        ended = Ended(context.job_id, _TARGET, 200, "completed", 0.0, request)
         try:
-            return await self._ask(context, asked, request, body)
+            return await self._ask(context, asked, request, body, ended)
+        except asyncio.CancelledError:
+            ended.status, ended.end = 499, "client_gone"
+            raise
+        except RbeeError as e:
+            ended.status, ended.end, ended.code = status_of(e), "refused", e.code
+            if ended.worker is not None:
+                ended.end = "upstream_died"
+            raise
         finally:
             dispatcher.metrics.active -= 1
             gate.done(request)
+            ended.seconds = self._clock() - started
+            dispatcher.seen.done(ended)
 
-    async def _ask(self, context: JobContext, asked: Infer, request: Asked, body: bytes) -> InferResponse:
+    async def _ask(self, context: JobContext, asked: Infer, request: Asked, body: bytes, ended: Ended) -> InferResponse:
         gate = self._dispatcher.gate
         while True:
             worker = gate.try_enter(request) or await gate.wait(request)
             began, seconds = self._clock(), None
             try:
                 answer = await self._open(worker, body, context.job_id)
+                ended.worker, ended.first_byte = worker, self._clock() - began
                 async with answer:
                     found = await self._read(context, asked, worker, answer, request.arrived)
                     seconds = self._clock() - began
@@ -101,6 +116,7 @@ class InferHandler:
             except DiedMidAnswer as e:
                 raise Unreachable(f"The worker {worker.worker_id} stopped before the answer was whole: {e}.") from None
             except UpstreamError as e:
+                ended.worker = None
                 request.tried[worker.worker_id] = self._dispatcher.failed(worker, e, None, self._dispatcher.patience)
             finally:
                 gate.leave(request, worker, seconds)
