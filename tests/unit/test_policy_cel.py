@@ -29,8 +29,13 @@ FACTS: dict[str, Any] = {
 }
 
 
+def spec(field: str, text: str) -> PolicySpec:
+    said: dict[str, Any] = {field: text}
+    return PolicySpec(**said)
+
+
 def expression(text: str, field: str = "filter") -> Expression:
-    policy, faults = cel.compile_policy("p", PolicySpec(**{field: text}))
+    policy, faults = cel.compile_policy("p", spec(field, text))
     assert policy is not None, faults
     found = getattr(policy, field)
     assert isinstance(found, cel.Compiled)
@@ -43,7 +48,7 @@ def value(text: str, field: str = "filter") -> Any:
 
 
 def faults(text: str, field: str = "filter") -> list[Fault]:
-    policy, found = cel.compile_policy("p", PolicySpec(**{field: text}))
+    policy, found = cel.compile_policy("p", spec(field, text))
     assert policy is None
     assert {f.field for f in found} == {field}
     return list(found)

@@ -70,6 +70,7 @@ class Router:
             try:
                 require += required(said)
             except ValueError as e:
+                asked.choice = Choice(Needs(asked.path), None)  # for the note that it was refused
                 mend = f"Write {REQUIRE_HEADER}: region=eu-west,power=quiet."
                 raise InvalidRequest(f"{REQUIRE_HEADER}: {e}.", code="invalid_header", mend=mend) from None
         peek = asked.peek
