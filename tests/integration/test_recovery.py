@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -65,6 +66,19 @@ def busy(fleet: Fleet) -> dict[str, Any] | None:
     return next((i for i in infos if i["slots_busy"]), None)
 
 
+def both_serve(fleet: Fleet) -> None:
+    """Returns once each worker has given a whole answer."""
+    seen = set()
+
+    def asked() -> bool:
+        stream = Stream(fleet.url, tokens=3)
+        assert stream.rest() == whole(3)
+        seen.add(stream.worker)
+        return len(seen) == 2
+
+    until(asked, "answers of both workers")
+
+
 def test_a_worker_killed_before_its_first_byte_is_only_a_delay(fleet: Fleet) -> None:
     thread, found = asking(fleet.url, tokens=5, delay=1.5)
     victim = until(lambda: busy(fleet), "a worker that has it")
@@ -96,14 +110,13 @@ def test_a_hung_engine_is_noticed_and_started_anew(fleet: Fleet) -> None:
     """Stopped in the middle of nothing: it takes requests, as the kernel does that for it, and never answers."""
     before = fleet.info("w-h1")
     os.kill(before["engine_pid"], signal.SIGSTOP)
-    asked = [asking(fleet.url, tokens=5) for _ in range(4)]  # one of them at least is for the hung one
-    for thread, found in asked:
-        thread.join(40)
-        worker, text = found
-        assert (worker, text) == ("w-h2", whole(5))
+    while "w-h1" in fleet.routable():  # until one was for the hung one, and every one is answered
+        stream = Stream(fleet.url, tokens=5)
+        assert (stream.worker, stream.rest()) == ("w-h2", whole(5))
     shown = until(lambda: _after(fleet, before), "the worker's next process", 60)
     assert shown["pid"] != before["pid"]
     fleet.well()
+    both_serve(fleet)
     jobs = ask(f"{fleet.url}/v1/jobs?limit=50")["jobs"]
     (restart,) = [x for x in jobs if x["operation"] == "WorkerRestart"]
     assert restart["state"] == "completed"
@@ -123,13 +136,11 @@ def test_workers_of_a_hive_that_hangs_or_dies_serve_on(fleet: Fleet) -> None:
     hive = fleet.hives["h1"]
     hive.signal(signal.SIGSTOP)
     try:
-        answers = {Stream(fleet.url, tokens=3).worker for _ in range(6)}
-        assert answers == {"w-h1", "w-h2"}
+        both_serve(fleet)
     finally:
         hive.signal(signal.SIGCONT)
     hive.kill()
-    answers = {Stream(fleet.url, tokens=3).worker for _ in range(6)}
-    assert answers == {"w-h1", "w-h2"}
+    both_serve(fleet)
     hive.start()
     until(lambda: {h["status"] for h in job(fleet.url, HiveList())["result"]["hives"]} == {"online"}, "both hives")
     assert fleet.info("w-h1")["pid"] == before
@@ -148,7 +159,7 @@ def test_a_queen_killed_under_load_comes_back_and_finds_all(fleet: Fleet) -> Non
     until(lambda: all(ask(f"{fleet.url}/v1/jobs/{x}")["state"] == "running" for x in running), "jobs that run")
     fleet.queen.kill()
     for stream in streams:
-        with pytest.raises(OSError):  # cut, and seen to be cut
+        with pytest.raises((OSError, http.client.HTTPException)):  # cut, and seen to be cut
             stream.answer.read()
     fleet.queen.start()
     fleet.well()
@@ -157,9 +168,15 @@ def test_a_queen_killed_under_load_comes_back_and_finds_all(fleet: Fleet) -> Non
     listed = [x["job_id"] for x in ask(f"{fleet.url}/v1/jobs?limit=1000")["jobs"]]
     assert len(listed) == len(set(listed))
     assert {*running, done["job_id"]} <= set(listed)
-    for job_id in running:
-        found = ask(f"{fleet.url}/v1/jobs/{job_id}")
-        assert (found["state"], found["error"]["code"]) == ("failed", "interrupted")
+    # They are the hive's, which went on with them. One whose name there was not yet written down is told as
+    # interrupted; the others are followed again, and none was begun twice.
+    states = {x: ask(f"{fleet.url}/v1/jobs/{x}") for x in running}
+    for found in states.values():
+        assert found["state"] == "running" or found["error"]["code"] == "interrupted"
+    children = f"{fleet.hives['h1'].url}/v1/jobs?state=running"
+    assert sum(x["state"] == "running" for x in states.values()) <= len(ask(children)["jobs"]) <= len(running)
+    for job_id in [x for x, found in states.items() if found["state"] == "running"]:
+        assert ask(f"{fleet.url}/v1/jobs/{job_id}", method="DELETE")["state"] == "cancelled"
     again = ask(f"{fleet.url}/v1/jobs/{done['job_id']}")
     assert again["result"] == done["result"]
     with sqlite3.connect(fleet.queen.home.paths.data / "queen.db") as db:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -38,7 +39,8 @@ from tests.support.workers import ROOT, llama_cpp
 
 MODEL = "bee-tiny"
 #: More slots than a test has streams.
-OPTIONS = WorkerOptions(context_length=128, parallel=8, threads=1)
+OPTIONS = WorkerOptions(parallel=8)
+_asked = itertools.count(1)
 PLACES = ("config", "cache", "data", "state")
 
 
@@ -51,7 +53,7 @@ def mock_engine(paths: Paths) -> None:
         "always_stream": False,
         "overrides": {},
         "environment": {"PYTHONPATH": str(ROOT)},
-        "command": ("{python}", "-m", "tests.support.mock_engine", "{port}"),
+        "command": ("{python}", "-m", "tests.support.mock_engine", "{port}", "{parallel}"),
     }
     install_engine(paths, dataclasses.replace(llama_cpp(), **said))
 
@@ -65,10 +67,10 @@ def put_model(paths: Paths) -> None:
     ModelCatalog(paths.models).put(record, "2026-11-20T00:00:00Z")
 
 
-def ask(url: str, body: Any = None, timeout: float = 30.0) -> Any:
+def ask(url: str, body: Any = None, timeout: float = 30.0, method: str | None = None) -> Any:
     """JSON of a good answer. Raises OSError (urllib.error.HTTPError among them) otherwise."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"}, method=method)
     with urllib.request.urlopen(request, timeout=timeout) as answer:
         return json.loads(answer.read() or b"null")
 
@@ -176,7 +178,7 @@ class Fleet:
         said = {"model": MODEL, "engine": "mock", "worker_id": f"w-{hive}", "options": OPTIONS, **changes}
         request = WorkerSpawn(**said)
         found = job(self.hives[hive].url, request)
-        assert found["state"] == "completed", found
+        assert found["state"] == "completed", found["error"]
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """What the queen says of each: `worker`, `routable`, `reason`."""
@@ -201,7 +203,8 @@ class Fleet:
 
 def body(stream: bool = True, **mock: Any) -> dict[str, Any]:
     """A request whose answer does what `mock` says (`tests.support.mock_engine.Script`)."""
-    return {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "hi"}], "mock": mock}
+    words = f"hello for the {next(_asked)}th time"  # the same words would go where they went before
+    return {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": words}], "mock": mock}
 
 
 @contextlib.contextmanager
@@ -222,7 +225,7 @@ def fleet_in(root: Path, *hives: str, ssh: dict[str, Ssh] | None = None, **confi
     fleet = Fleet(root, queen, daemons, settings)
     try:
         for name, daemon in daemons.items():
-            prepare(daemon.home, name, daemon.url)
+            prepare(daemon.home, name, daemon.url, queen.url)
             daemon.start()
             fleet.spawn(name)
         fleet.settle()
@@ -236,10 +239,15 @@ def fleet_in(root: Path, *hives: str, ssh: dict[str, Ssh] | None = None, **confi
                 daemon.process.wait()
 
 
-def prepare(home: Home, hive_id: str, url: str) -> HiveConfig:
+def prepare(home: Home, hive_id: str, url: str, queen_url: str) -> HiveConfig:
     """A home with a hive's settings, the engine and the model."""
     config = HiveConfig(
-        hive_id=hive_id, fleet="test", listen=url.removeprefix("http://"), worker_ports=free_range(4), release="r1"
+        hive_id=hive_id,
+        fleet="test",
+        listen=url.removeprefix("http://"),
+        worker_ports=free_range(4),
+        queen_url=queen_url,
+        release="r1",
     )
     write_atomic(home.paths.hive_config, codec.encode_pretty(config), 0o600)
     mock_engine(home.paths)

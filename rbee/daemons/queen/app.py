@@ -369,6 +369,7 @@ class QueenDaemon:
             self.scaler,
             self.gate,
             self.dispatcher,
+            self.quarantine,
             self.models,
             self.seen,
         )

@@ -18,6 +18,7 @@ import aiohttp
 from rbee.adapters.secrets import Token
 from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
+from rbee.contracts.configs import QueenConfig
 from rbee.contracts.operations.workers import WorkerRestart
 from rbee.core.errors import RbeeError
 from rbee.daemons.queen.known.registry import Registry
@@ -38,7 +39,7 @@ _TROUBLE = (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError, Va
 
 
 class Quarantine:
-    """One task for each worker in it. `patience`: seconds that a worker in doubt has for one token."""
+    """One task for each worker in it."""
 
     def __init__(
         self,
@@ -46,18 +47,22 @@ class Quarantine:
         http: aiohttp.ClientSession,
         token: Token | None,
         restart: Restart,
-        *,
-        patience: float = defaults.SUSPECT_PATIENCE,
+        config: QueenConfig,
     ) -> None:
         self._registry = registry
         self._http = http
         self._token = token
         self._restart = restart
-        self._patience = patience
+        self.configure(config)
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
         #: Since her start: workers that were put in, and those of them that were started anew.
         self.doubted = 0
         self.restarted = 0
+
+    def configure(self, config: QueenConfig) -> None:
+        """One token is not given longer than the beginning of any stream."""
+        limit = config.limits.first_byte_timeout
+        self._patience = defaults.SUSPECT_PATIENCE if limit is None else min(defaults.SUSPECT_PATIENCE, limit)
 
     def doubt(self, worker: Worker, why: str) -> None:
         """It took a request and sent nothing (`why` says for how long): no more requests until it is known to answer.
