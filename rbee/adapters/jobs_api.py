@@ -6,15 +6,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from rbee.adapters.http import LOST, Daemon
 from rbee.adapters.secrets import Token
 from rbee.adapters.sse import Parser
 from rbee.contracts import codec, defaults
-from rbee.contracts.jobs import ENDED, Job, JobAccepted
+from rbee.contracts.jobs import ENDED, Job, JobAccepted, JobPage
 from rbee.contracts.operations import OPERATIONS, wire
 from rbee.core.errors import RbeeError, Unreachable
 from rbee.fleet.ports import OnEvent, Shell
@@ -56,7 +56,7 @@ class JobsApi:
         finally:
             with self._lock:
                 self._running.discard(job_id)
-        return _result(job)
+        return result_of(job)
 
     def cancel(self) -> None:
         with self._lock:
@@ -64,6 +64,41 @@ class JobsApi:
             running = list(self._running)
         for job_id in running:
             self._cancel(job_id)
+
+    # One thing at a time, for `rbee jobs`.
+
+    def submit(self, request: Any) -> str:
+        """The id of the job that it has become. Raises RbeeError."""
+        told = self._daemon().ask("POST", "/v1/jobs", codec.encode(wire(request)))
+        return codec.decode(JobAccepted, told).job_id
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        return codec.decode(Job, self._daemon().ask("GET", f"/v1/jobs/{quote(job_id, safe='')}", timeout=60.0))
+
+    def page(self, filters: Mapping[str, str | None], limit: int, cursor: str | None = None) -> JobPage:
+        """Jobs, newest first. Raises RbeeError."""
+        said = {**filters, "limit": str(limit), "cursor": cursor}
+        query = urlencode({name: value for name, value in said.items() if value is not None})
+        return codec.decode(JobPage, self._daemon().ask("GET", f"/v1/jobs?{query}", timeout=60.0))
+
+    def cancel_job(self, job_id: str) -> Job:
+        """As it is then: one that is slow to end may still run. Raises NotFound, RbeeError `job_ended`."""
+        return codec.decode(Job, self._daemon().ask("DELETE", f"/v1/jobs/{quote(job_id, safe='')}"))
+
+    def follow_job(self, job_id: str, on_event: OnEvent) -> Job:
+        """Tells every event once, in order, until the job has ended; as it ended. Raises NotFound, Unreachable."""
+        self.job(job_id)
+        return self._follow(self._daemon(), job_id, on_event)
+
+    def events_of(self, job_id: str, on_event: OnEvent) -> None:
+        """Tells the events so far. Raises NotFound, Unreachable."""
+        answer = self._daemon().ask(
+            "GET", f"/v1/jobs/{quote(job_id, safe='')}/stream?large=false&follow=false", timeout=STREAM_TIMEOUT
+        )
+        for event in Parser().feed(answer):
+            if event.data != "[DONE]":
+                _tell(event.data, on_event)
 
     def _cancel(self, job_id: str) -> None:
         """Best effort: a daemon that is gone has nothing left to cancel."""
@@ -134,7 +169,9 @@ def _tell(data: str, on_event: OnEvent) -> None:
         on_event(told)
 
 
-def _result(job: Job) -> Any:
+def result_of(job: Job) -> Any:
+    """The response of an ended job. Raises RbeeError when there is none: it failed, was cancelled, or its result is
+    kept no more."""
     if job.state == "cancelled":
         raise RbeeError(f"{job.operation} was cancelled.", code="cancelled")
     if job.state == "failed":

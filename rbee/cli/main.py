@@ -19,6 +19,7 @@ COMMANDS = {
     "explain": "rbee.cli.explain_cmd:command",
     "policy": "rbee.cli.policy_cmd:policy",
     "infer": "rbee.cli.infer_cmd:infer",
+    "jobs": "rbee.cli.jobs_cmd:jobs",
     "destroy": "rbee.cli.apply_cmd:destroy",
     "schema": "rbee.cli.schema_cmd:command",
     "completion": "rbee.cli.completion_cmd:completion",

@@ -40,6 +40,9 @@ def _query(name: str, text: str, **schema: Any) -> dict[str, Any]:
 
 _LIST: Final = (
     _query("state", "Only jobs in this state.", enum=["queued", "running", "completed", "failed", "cancelled"]),
+    _query("operation", "Only jobs of this operation.", type="string", examples=["ModelDownload"]),
+    _query("hive_id", "Only jobs that this hive does.", type="string"),
+    _query("since", "Only jobs that were made at this time or later.", type="string", format="date-time"),
     _query("limit", "At most so many.", type="integer", minimum=1, maximum=1000, default=50),
     _query("cursor", "What the page before told.", type="string", pattern="^[0-9]{1,18}$"),
 )
@@ -53,6 +56,7 @@ _QUEEN_URL: Final = _query(
 )  # fmt: skip
 _LARGE: Final = _query("large", "`false`: leave out an event with a large result; the job has it.", type="boolean")
 _LAST: Final = _query("limit", "Only the last so many.", type="integer", minimum=1, maximum=999_999_999)
+_FOLLOW: Final = _query("follow", "`false`: what is there by now, and no more.", type="boolean")
 _TEXT, _STREAM = "text/plain", "text/event-stream"
 #: By method and path, of both daemons.
 ENDPOINTS: Final[Mapping[tuple[str, str], Endpoint]] = {
@@ -61,7 +65,10 @@ ENDPOINTS: Final[Mapping[tuple[str, str], Endpoint]] = {
     ("GET", "/v1/jobs/{job_id}"): Endpoint("One job, with its result or error.", Job, errors=(404,)),
     ("DELETE", "/v1/jobs/{job_id}"): Endpoint("Cancel a job; 409 when it has ended.", Job, errors=(404, 409)),
     ("GET", "/v1/jobs/{job_id}/stream"): Endpoint(
-        "Its events from the first, then as they come.", media=_STREAM, errors=(404,), parameters=(_RESUME, _LARGE)
+        "Its events from the first, then as they come.",
+        media=_STREAM,
+        errors=(404,),
+        parameters=(_RESUME, _LARGE, _FOLLOW),
     ),
     ("GET", "/v1/models"): Endpoint("Models and aliases, as OpenAI lists them."),
     ("GET", "/v1/models/{name}"): Endpoint("One model.", errors=(404,)),

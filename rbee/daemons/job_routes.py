@@ -75,16 +75,17 @@ class JobRoutes:
         return json_response(await self._runner.cancel(request.match_info["job_id"]))
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        job_id, after, large = request.match_info["job_id"], sse.last_event_id(request), sse.wants_large(request)
+        job_id, after = request.match_info["job_id"], sse.last_event_id(request)
+        large, follow = sse.wants(request, "large"), sse.wants(request, "follow")
 
         async def pages(behind: int) -> list[tuple[int, bytes]]:
             return await self._store.events(job_id, behind, sse.BATCH, large=large)
 
         live = self._runner.held(job_id)
-        if live is not None:
+        if live is not None and (follow or live.feed.ended):
             return await sse.serve(request, live.feed, after, large=large, before=pages if live.resumed else None)
         job = await self._runner.stored(job_id, result=False)
-        if job.state in ENDED or not self._store.shared:
+        if job.state in ENDED or not self._store.shared or not follow:
             return await sse.serve_stored(request, pages, after, tail(job))
 
         async def ended() -> bytes:

@@ -276,9 +276,10 @@ def last_event_id(request: web.Request) -> int:
     return int(said) if said.isdecimal() and len(said) < 16 else 0
 
 
-def wants_large(request: web.Request) -> bool:
-    """What `?large=` says; true when it is missing. Raises InvalidRequest for what is neither true nor false."""
-    said = request.query.getall("large", ["true"])
+def wants(request: web.Request, what: str) -> bool:
+    """What `?large=` or `?follow=` says; true when it is missing. Raises InvalidRequest for what is neither true nor
+    false."""
+    said = request.query.getall(what, ["true"])
     if said not in (["true"], ["false"]):
-        raise InvalidRequest("`large` must be true or false.")
+        raise InvalidRequest(f"`{what}` must be true or false.")
     return said == ["true"]
