@@ -72,22 +72,20 @@ class Patience:
             return
         if worker is None:
             self.look()
-        elif worker.free > 0 and self._registry.why_not(worker) is None:
-            for ticket in self._queues.tickets:
+            return
+        if self._registry.why_not(worker) is None:
+            for ticket in self._queues.returned:
                 tried = ticket.asked.tried
                 if tried and not tried.get(worker.worker_id, UNREACHABLE).startswith(UNREACHABLE):
                     del tried[worker.worker_id]  # it refused, and may be able to answer now
-            self._turns.hand_on(worker)
+        self._turns.hand_on(worker)
 
     def look(self) -> None:
         """Looks after those that wait: slots that became free unheard, workers that fell silent."""
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
-        for model in self._queues.models():
-            for worker in self._registry.of_models((model,)):
-                if worker.free > 0:
-                    self._turns.hand_on(worker)
+        self._turns.offer_all()
         if not self._queues.tickets:
             return
         self._looking = asyncio.get_running_loop().call_later(_LOOK_EVERY, self.look)

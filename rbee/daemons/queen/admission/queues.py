@@ -49,6 +49,8 @@ class Queues:
         self._lines: dict[str, _ModelLine] = {}
         #: All tickets; those that were looked after last are last.
         self.tickets: OrderedDict[Ticket, None] = OrderedDict()
+        #: Those that a worker has sent back.
+        self.returned: set[Ticket] = set()
 
     def join(self, ticket: Ticket, models: tuple[str, ...], *, front: bool = False) -> None:
         """Last of its client's, or first (`front`): it had its turn already."""
@@ -61,6 +63,8 @@ class Queues:
             own.line.of(ticket.batch).push(client.name, ticket, client.weight, front=front)
             own.arrivals[ticket] = None
         self.tickets[ticket] = None
+        if ticket.asked.tried:
+            self.returned.add(ticket)
 
     def serve(self, model: str, ticket: Ticket) -> None:
         """It goes, by its turn in the line of `model`."""
@@ -78,6 +82,7 @@ class Queues:
         if ticket.models:
             ticket.models = ()
             del self.tickets[ticket]
+            self.returned.discard(ticket)
 
     def order(self, model: str, first: int, many: int) -> Iterator[Ticket]:
         """`many` of those that wait for `model`, from number `first` on, next first."""

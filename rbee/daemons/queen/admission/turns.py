@@ -12,6 +12,8 @@ from rbee.daemons.queen.routing.router import Router
 
 #: So many of a line are asked in one go whether they can use a free slot; the rest a moment later.
 _SLICE = 64
+#: A search of a long line is repeated after so many times what it took, unless that was short.
+_REST, _SHORT = 10.0, 0.001
 
 
 class Turns:
@@ -22,7 +24,9 @@ class Turns:
         self._router = router
         self._queues = queues
         self._clock = clock
-        self._scanning: set[Worker] = set()
+        #: Models whose lines are being searched beyond the first slice, and until when others are not.
+        self._scanning: set[str] = set()
+        self._rests: dict[str, float] = {}
 
     def take(self, worker: Worker) -> None:
         """One slot of it is in use from now on."""
@@ -32,12 +36,19 @@ class Turns:
         worker.last_used = self._clock()
 
     def hand_on(self, worker: Worker) -> None:
-        """The free slots of `worker` go to those whose turn it is and who can use them."""
-        if self._registry.workers.get(worker.worker_id) is not worker or self._registry.why_not(worker) is not None:
-            return
-        model = worker.beat.model
-        while worker.free > 0 and self._queues.waiting(model) and self._serve_one(worker, model, 0):
-            pass
+        """The free slots of `worker` go to those whose turn it is and who can use them. When it is lost, those that
+        waited for it may have to be content with another model."""
+        if self._registry.workers.get(worker.worker_id) is worker and self._registry.why_not(worker) is None:
+            self._offer(worker)
+        else:
+            self.offer_all()
+
+    def offer_all(self) -> None:
+        """As `hand_on`, for every worker of a model that somebody waits for."""
+        for model in self._queues.models():
+            for worker in self._registry.of_models((model,)):
+                if worker.free > 0 and self._registry.why_not(worker) is None and not self._offer(worker):
+                    break  # who cannot use this one has been asked about all of them
 
     def settle(self, ticket: Ticket) -> None:
         """A new one may find a slot that those before it cannot use."""
@@ -47,21 +58,32 @@ class Turns:
         if self._queues.waiting(worker.beat.model) == 1:
             self._serve(worker.beat.model, ticket, worker)
         else:
-            self.hand_on(worker)
+            self._offer(worker)
 
-    def _serve_one(self, worker: Worker, model: str, first: int) -> bool:
-        """Serves the next of a line; False when nobody in this slice of it can go."""
+    def _offer(self, worker: Worker) -> bool:
+        """False: nobody can use what it has left."""
+        model = worker.beat.model
+        while worker.free > 0 and self._queues.waiting(model):
+            served, more = self._serve_one(model, 0)
+            if not served:
+                if more and model not in self._scanning and self._clock() >= self._rests.get(model, 0.0):
+                    self._scanning.add(model)
+                    asyncio.get_running_loop().call_soon(self._scan, worker, _SLICE, 0.0)
+                return False
+        return True
+
+    def _serve_one(self, model: str, first: int) -> tuple[bool, bool]:
+        """Serves the next of a slice of the line: whether there was one, and whether there are more behind it."""
         asked = 0
         for ticket in self._queues.order(model, first, _SLICE):
             asked += 1
+            if ticket.future.done():
+                continue  # cancelled, and about to go
             chosen = self._router.choose(ticket.asked)
             if chosen is not None:
                 self._serve(model, ticket, chosen)
-                return True
-        if asked == _SLICE and worker not in self._scanning:
-            self._scanning.add(worker)
-            asyncio.get_running_loop().call_soon(self._scan_on, worker, model, first + _SLICE)
-        return False
+                return True, True
+        return False, asked == _SLICE
 
     def _serve(self, model: str, ticket: Ticket, worker: Worker) -> None:
         self.take(worker)
@@ -69,8 +91,19 @@ class Turns:
         ticket.worker = worker
         ticket.future.set_result(worker)
 
-    def _scan_on(self, worker: Worker, model: str, first: int) -> None:
-        """Further down the line, after others had the loop."""
-        self._scanning.discard(worker)
-        if worker.free > 0 and self._registry.why_not(worker) is None and self._serve_one(worker, model, first):
-            self.hand_on(worker)
+    def _scan(self, worker: Worker, first: int, spent: float) -> None:
+        """Down the line, slice by slice with others in between: somebody there may use what those before cannot."""
+        model, began, more = worker.beat.model, self._clock(), False
+        if self._registry.why_not(worker) is None:
+            served = True
+            while served and worker.free > 0 and self._queues.waiting(model):
+                served, more = self._serve_one(model, first)
+        spent += self._clock() - began
+        if more and worker.free > 0:
+            asyncio.get_running_loop().call_soon(self._scan, worker, first + _SLICE, spent)
+            return
+        self._scanning.discard(model)
+        if spent > _SHORT:
+            self._rests[model] = self._clock() + spent * _REST
+        else:
+            self._rests.pop(model, None)
