@@ -11,7 +11,7 @@ import typing
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -31,8 +31,11 @@ _MOST = 2**20
 def parameters(request: type, skip: Collection[str] = ()) -> list[click.Parameter]:
     """An option for every field that a person may say, and an argument for the one that must be said (or is the
     first to be thought of), where there is just one: `rbee model get NAME` is `rbee model get --model-id NAME`."""
-    main = _main(request)
+    main, either = _main(request), _either(request)
     found = _options(request, _NOT_ASKED | set(skip), main)
+    if either is not None:
+        shown = "|".join(name.upper() for name in either)
+        return [click.Argument([POSITIONAL], type=click.STRING, required=False, metavar=shown), *found]
     if main is None:
         return found
     hint, _ = _unwrapped(typing.get_type_hints(request, include_extras=True)[main])
@@ -47,8 +50,14 @@ def said_fields(request: type, said: Mapping[str, Any]) -> dict[str, Any]:
     """The request's plain fields. Raises click.UsageError for what is missing or said twice, InvalidRequest for a
     file that cannot be read."""
     given = {name: value for name, value in said.items() if value is not None and value != ()}
-    main = _main(request)
+    main, either = _main(request), _either(request)
     if POSITIONAL in given:
+        if either is not None:
+            number, text = either
+            main, other = (number, text) if given[POSITIONAL].isdecimal() else (text, number)
+            given[POSITIONAL] = int(given[POSITIONAL]) if main == number else given[POSITIONAL]
+            if click.get_current_context().get_parameter_source(other) is not _COMMANDLINE:
+                given.pop(other, None)
         assert main is not None
         if main in given and click.get_current_context().get_parameter_source(main) is _COMMANDLINE:
             raise click.UsageError(f"{_flag(main)} and the argument say the same thing: leave one out.")
@@ -79,6 +88,13 @@ def _main(request: type) -> str | None:
         return None
     hint, _ = hints[needed[0]]
     return needed[0] if hint in _SCALARS or hint == tuple[str, ...] else None
+
+
+def _either(request: type) -> tuple[str, str] | None:
+    """A number and a text that both name what is meant: what is written decides which of them it is."""
+    hints = {name: _unwrapped(hint) for name, hint in typing.get_type_hints(request, include_extras=True).items()}
+    called = {hint: name for name, (hint, doc) in hints.items() if doc is not None and doc.argument}
+    return (called[int], called[str]) if called.keys() == {int, str} and not _needed(request) else None
 
 
 def _needed(request: type) -> list[str]:
@@ -133,10 +149,10 @@ def _option(
         return click.Option([flag.removesuffix("s"), *names], multiple=True, type=click.STRING, **said)
     if kind is bool:
         return click.Option(names, is_flag=True, default=None, **said)
-    if kind not in _SCALARS:
+    one_of = get_args(kind) if get_origin(kind) is Literal else doc.enum if doc else None
+    if not one_of and kind not in _SCALARS:
         return None
-    choice = click.Choice(doc.enum) if doc and doc.enum else _SCALARS[kind]
-    return click.Option(names, type=choice, **said)
+    return click.Option(names, type=click.Choice(one_of) if one_of else _SCALARS[kind], **said)
 
 
 def _unwrapped(hint: Any) -> tuple[Any, Doc | None]:

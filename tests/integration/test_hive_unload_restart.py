@@ -16,7 +16,13 @@ import pytest
 from rbee.adapters import process
 from rbee.adapters.paths import Paths
 from rbee.contracts.operations.models import ModelDownload
-from rbee.contracts.operations.workers import WorkerProcessDelete, WorkerProcessList, WorkerRestart, WorkerUnload
+from rbee.contracts.operations.workers import (
+    WorkerProcessDelete,
+    WorkerProcessGet,
+    WorkerProcessList,
+    WorkerRestart,
+    WorkerUnload,
+)
 from rbee.core.actual import in_place
 from rbee.core.records import WorkerRecord
 from rbee.core.spec import WorkerOptions
@@ -107,6 +113,8 @@ async def test_an_unloaded_worker_is_kept_and_comes_back_as_it_was(paths: Paths)
         found = await only(hive)
         assert (found.status, found.pid, found.reason) == ("unloaded", 0, "was unloaded by request")
         assert (found.mark, found.next) == (MARK, None)
+        shown = (await hive.run(WorkerProcessGet(worker_id="w1"))).response.worker
+        assert (shown.status, shown.worker_id) == ("unloaded", "w1")
         assert process.identify(before.pid) is None
         again = await hive.run(WorkerUnload(worker_id="w1"))
         assert again.response.message == "Worker w1 was unloaded already."
@@ -144,8 +152,10 @@ async def test_one_that_does_not_answer_is_not_idle(paths: Paths) -> None:
 
 async def test_what_cannot_be_unloaded(paths: Paths) -> None:
     async with hive_of(paths) as hive:
-        for request in (WorkerUnload(worker_id="nobody"), WorkerRestart(worker_id="nobody")):
+        nobody = (WorkerUnload(worker_id="nobody"), WorkerRestart(worker_id="nobody"), WorkerProcessGet(worker_id="x"))
+        for request in nobody:
             assert (await refused(hive, request))[0] == "worker_not_found"
+        assert (await refused(hive, WorkerProcessGet()))[0] == "invalid_request"
         starting = asyncio.create_task(
             refused(hive, spawn(engine=bad_engine(paths, "silent"), options=WorkerOptions()))
         )

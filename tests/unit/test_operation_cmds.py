@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from rbee.cli import fields
 from rbee.cli.main import COMMANDS, FAMILIES, main
 from rbee.cli.operation_cmds import family
 from rbee.contracts.operations import OPERATIONS, OperationType
@@ -98,7 +99,7 @@ def test_the_one_thing_that_must_be_said_is_the_argument_too() -> None:
     assert shown["ModelGet"] == shown["ModelDelete"] == shown["ModelVerify"] == "MODEL_ID"
     assert shown["ModelDeleteBatch"] == "MODEL_ID..."
     assert shown["WorkerLogs"] == shown["WorkerGet"] == "WORKER_ID"
-    assert shown["WorkerProcessDelete"] == "PID"
+    assert shown["WorkerProcessDelete"] == shown["WorkerProcessGet"] == "PID|WORKER_ID"
     assert shown["HiveStart"] == shown["HiveStop"] == "HIVE_ID"
     assert (shown["WorkerStop"], shown.get("QueenStop")) == ("WORKER_ID", None)
     assert (shown["DownloadPause"], shown["DeviceGet"]) == ("DOWNLOAD_ID", "DEVICE_ID")
@@ -112,6 +113,29 @@ def test_what_is_said_twice_is_refused_but_an_argument_goes_before_the_environme
     assert "leave one out" in told.output
     told = run("worker", "kill", "0", "--queen-url", "http://127.0.0.1:9", env={"RBEE_PID": "77"})
     assert "at least 1" in told.output
+
+
+def said(command: str, *words: str, env: dict[str, str] | None = None) -> dict[str, object]:
+    """The fields of a request, as such words say them."""
+    request = OPERATIONS[command].request
+    found: dict[str, object] = {}
+
+    def keep(**given: object) -> None:
+        found.update(fields.said_fields(request, given))
+
+    told = CliRunner().invoke(click.Command("it", params=fields.parameters(request), callback=keep), words, env=env)
+    assert told.exit_code == 0, told.output
+    return found
+
+
+@pytest.mark.parametrize("command", ["WorkerProcessGet", "WorkerProcessDelete"])
+def test_a_number_is_a_pid_and_any_other_word_a_workers_id(command: str) -> None:
+    assert said(command, "4242") == {"pid": 4242}
+    assert said(command, "chat-0") == {"worker_id": "chat-0"}
+    assert said(command, "4242", "--worker-id", "chat-0") == {"pid": 4242, "worker_id": "chat-0"}
+    assert said(command, "--worker-id", "77") == {"worker_id": "77"}
+    # What the environment says is of another.
+    assert said(command, "chat-0", env={"RBEE_PID": "77"}) == {"worker_id": "chat-0"}
 
 
 def test_flags_lists_and_short_options() -> None:

@@ -13,7 +13,7 @@ from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
 
 HiveId = Annotated[str, Doc("Hive to act on; may be left out when asking that hive itself.")]
-Pid = Annotated[int, Doc("Process id of the worker.", minimum=1, example=4242)]
+Pid = Annotated[int, Doc("Process id of the worker.", minimum=1, example=4242, argument=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,8 @@ class WorkerProcessGet:
     """Show one worker process of a hive."""
 
     hive_id: HiveId = ""
-    pid: Pid
+    pid: Pid | None = None
+    worker_id: Annotated[str | None, Doc("Instead of `pid`: id of the worker.", min_length=1, argument=True)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +117,9 @@ class WorkerProcessDelete:
     """Stop a worker process: drain, SIGTERM, then SIGKILL to its process group."""
 
     hive_id: HiveId = ""
-    pid: Annotated[int | None, Doc("Process id of the worker.", minimum=1, argument=True)] = None
+    pid: Pid | None = None
     worker_id: Annotated[
-        str | None, Doc("Instead of `pid`: for one that has no process, failed or unloaded.", min_length=1)
+        str | None, Doc("Instead of `pid`; one that failed or is unloaded has no other.", min_length=1, argument=True)
     ] = None
 
 

@@ -70,7 +70,7 @@ class WorkerOps:
         return ops.WorkerProcessListResponse(workers=found)
 
     async def get(self, ctx: JobContext, request: ops.WorkerProcessGet) -> ops.WorkerProcessGetResponse:
-        worker = self._supervisor.by_pid(request.pid)
+        worker = self._meant(request)
         await self._supervisor.measure()
         found = worker.record()
         _tell(ctx, "worker_proc_get_result", found)
@@ -103,7 +103,7 @@ class WorkerOps:
         worker = self._named(request.worker_id)
         return await self._asked_for.restart(ctx, worker, drain=request.drain, reason=request.reason)
 
-    def _meant(self, request: ops.WorkerProcessDelete) -> Managed:
+    def _meant(self, request: ops.WorkerProcessGet | ops.WorkerProcessDelete) -> Managed:
         """The worker of that pid, which must have that id where both are said."""
         if request.pid is None:
             if request.worker_id is None:
