@@ -130,7 +130,7 @@ def _judged(
         if reason is not None:
             verdicts.append(Verdict(worker=worker, excluded=reason, affine=knows))
             continue
-        terms = {"load": -busy / worker.slots}
+        terms = {"load": -busy / worker.slots if busy else 0.0}
         if worker.warm:
             terms["warm"] = worker.warm
         if knows:

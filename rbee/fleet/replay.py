@@ -100,7 +100,7 @@ def _own(candidate: CandidateRecord, least: float) -> dict[str, float]:
     """The terms that are not policies': as recorded, or made again for one that a policy had left out."""
     if candidate.terms:
         return {name: value for name, value in candidate.terms.items() if name in _OWN_TERMS}
-    terms = {"load": -candidate.load}
+    terms = {"load": -candidate.load if candidate.load else 0.0}
     if candidate.affine:
         terms["affinity"] = AFFINE if candidate.load <= least + AFFINE_BOUND else 0.0
     return terms
