@@ -84,6 +84,16 @@ def test_what_left_costs_nothing() -> None:
     assert sorted(keys(queue, 2)) == ["a", "b"]
 
 
+def test_the_first_may_leave_before_its_turn() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for item, key in enumerate("abc"):
+        queue.push(key, item)
+    assert queue.discard("a", 0)
+    assert queue.discard("b", 1)
+    assert take(queue) == ("c", 2)
+    assert list(queue.order()) == []
+
+
 def test_turns_are_not_saved_up() -> None:
     """Who could not use its turns for long, then can, does not get them all at once."""
     queue: FairQueue[int] = FairQueue()
@@ -127,6 +137,8 @@ def test_many_that_come_and_leave_take_no_memory() -> None:
         queue.push(f"k{item}", -2 - item)
         queue.serve(f"k{item}", item)
         queue.discard(f"k{item}", -2 - item)
+        queue.push("gone", item)
+        queue.discard("gone", item)
     assert len(queue._heap) < 300
     assert len(queue._debts) < 2100
 
