@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -21,6 +22,8 @@ from rbee.daemons.queen.front.paths import INFERENCE_PATHS
 _BEGIN = b"POST /v1/"
 #: Bytes of later requests that are taken while one is served; then the client has to wait.
 _AHEAD = 64 * 1024
+#: A request's target, as far as it is there, and what ends it.
+_TARGET = re.compile(rb"([^ \r\n]*)([ \r\n]?)")
 _PATHS = {path.encode(): path for path in INFERENCE_PATHS}
 
 
@@ -151,10 +154,11 @@ class FrontConnection(asyncio.Protocol):
             if not _BEGIN.startswith(data):
                 self._give_away()
             return False
-        space = data.find(b" ", 5)
-        target = data[5 : space if space >= 0 else len(data)]
+        found = _TARGET.match(data, 5)
+        assert found is not None
+        target = found[1]
         path = _PATHS.get(target.partition(b"?")[0])
-        if path is None and (space >= 0 or not any(p.startswith(target) for p in _PATHS)):
+        if path is None and (found[2] or not any(p.startswith(target) for p in _PATHS)):
             self._give_away()
             return False
         end = data.find(b"\r\n\r\n")
@@ -167,10 +171,9 @@ class FrontConnection(asyncio.Protocol):
             self._give_away()
             return False
         request.keep_alive = request.keep_alive and not self._front.stopping
-        self._request = request
         whole = end + 4 + request.length
         if request.chunked or len(data) < whole:
-            self._pending = b""
+            self._request, self._pending = request, b""
             self._begin_body(request, data[end + 4 :])
         else:
             request.body = data[end + 4 : whole]
@@ -208,7 +211,7 @@ class FrontConnection(asyncio.Protocol):
             if len(data) < missing:
                 return
             request.body, rest = bytes(body), data[missing:]
-        self._body, self._pending = bytearray(), rest
+        self._request, self._body, self._pending = None, bytearray(), rest
         self._serve(request)
         self._turn()
 
@@ -238,7 +241,6 @@ class FrontConnection(asyncio.Protocol):
     # Serving them.
 
     def _serve(self, request: Incoming) -> None:
-        self._request = None
         self.phase = SERVED
         self._passage = passage = Passage(self._front.dispatcher, request, self._served)
         passage.start()
