@@ -137,6 +137,7 @@ def test_many_that_come_and_leave_take_no_memory() -> None:
         queue.push(f"k{item}", -2 - item)
         queue.serve(f"k{item}", item)
         queue.discard(f"k{item}", -2 - item)
+    for item in range(1000):
         queue.push("gone", item)
         queue.discard("gone", item)
     assert len(queue._heap) < 300
