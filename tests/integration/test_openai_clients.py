@@ -14,7 +14,7 @@ from typing import Any, Literal
 import openai
 import pytest
 import pytest_asyncio
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from tests.support.mock_engine import Script
@@ -69,6 +69,8 @@ async def test_the_plain_client_in_a_thread(fleet: Fleet, client: AsyncOpenAI) -
         client: Any
         question: Any
         # docs: python
+        from openai import OpenAI
+
         client = OpenAI(base_url=base_url, api_key="none")  # no key is asked for on loopback
         question = [{"role": "user", "content": "What is rbee?"}]
 
