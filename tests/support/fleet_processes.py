@@ -38,8 +38,9 @@ from tests.support.rbee_cli import free_port, free_range, until
 from tests.support.workers import ROOT, llama_cpp
 
 MODEL = "bee-tiny"
-#: More slots than a test has streams.
-OPTIONS = WorkerOptions(parallel=8)
+#: Of each worker.
+SLOTS = 8
+OPTIONS = WorkerOptions(parallel=SLOTS)
 _asked = itertools.count(1)
 PLACES = ("config", "cache", "data", "state")
 

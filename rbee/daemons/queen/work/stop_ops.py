@@ -15,7 +15,7 @@ from rbee.core.errors import RbeeError
 from rbee.daemons.jobs import Handler, JobContext
 from rbee.daemons.queen.known.hives import Hive, Hives
 from rbee.daemons.queen.work.hive_lifecycle import HiveLifecycle
-from rbee.daemons.queen.work.worker_stop import WorkerStopper
+from rbee.daemons.queen.work.worker_stop import Stopped, WorkerStopper
 
 #: A hive whose workers (drained) or whose daemon take longer are told as not stopped.
 _WORKERS_LIMIT = defaults.WORKER_DRAIN * 2
@@ -74,11 +74,17 @@ class StopOps:
         name = hive.known.hive_id
         ctx.narrate("queen_stop_workers", f"Stopping the workers of {name}.", hive_id=name)
         try:
-            found = await asyncio.wait_for(self._stopper.stop_all(ctx, name), _WORKERS_LIMIT)
+            found = await asyncio.wait_for(self._all_workers(ctx, name), _WORKERS_LIMIT)
         except (asyncio.TimeoutError, TimeoutError, RbeeError) as e:
             why = self._told(ctx, name, "its workers", e, _WORKERS_LIMIT)
             return 0, (why,)
         return found.stopped, tuple(f"{name}: worker {x}" for x in found.failed)
+
+    async def _all_workers(self, ctx: JobContext, hive_id: str) -> Stopped:
+        """Those too that were just being started when the others were asked to end."""
+        found = await self._stopper.stop_all(ctx, hive_id)
+        late = await self._stopper.stop_all(ctx, hive_id) if found.stopped else Stopped(stopped=0)
+        return Stopped(stopped=found.stopped + late.stopped, failed=late.failed or found.failed)
 
     async def _daemon(self, ctx: JobContext, hive: Hive) -> str | None:
         """Why it goes on; None when it ends."""
