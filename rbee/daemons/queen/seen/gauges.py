@@ -91,8 +91,8 @@ class Gauges:
         busy: Counter[tuple[str, str]] = Counter()
         slots: Counter[tuple[str, str]] = Counter()
         speed: dict[tuple[str, str], float] = {}
-        for number, worker in enumerate(registry.workers.values()):
-            key = worker.beat.model, worker.worker_id if number < MOST_WORKERS else OTHER
+        for place, worker in enumerate(registry.workers.values()):
+            key = worker.beat.model, worker.worker_id if place < MOST_WORKERS else OTHER
             busy[key] += worker.busy
             if registry.why_not(worker) is None:
                 states[worker.status] += 1

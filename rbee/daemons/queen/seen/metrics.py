@@ -141,6 +141,8 @@ class Metrics:
 
     def text(self) -> str:
         """Everything, for `GET /metrics`."""
+        # First: they also tell who has left.
+        of_rooms = [line for gauge in self.gauges for line in gauge()]
         lines = [*self._of_workers(), *self._of_models()]
         lines += typed("rbee_queen_refused_total", "counter", "Requests that were refused, by the error's code.")
         lines += [
@@ -149,8 +151,7 @@ class Metrics:
         ]
         lines += value("rbee_queen_requests_active", "gauge", "Requests that are here, waiting ones too.", self.active)
         lines += value("rbee_queen_retries_total", "counter", "Requests sent on to another worker.", self.retries)
-        for gauge in self.gauges:
-            lines += gauge()
+        lines += of_rooms
         return "\n".join(lines) + "\n"
 
     def _of_workers(self) -> list[str]:
