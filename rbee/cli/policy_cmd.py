@@ -75,15 +75,17 @@ def test(
     policies = _policies(file, names)
     recorded = _recorded(requests) if requests is not None else connect(queen_url, token_file).decisions()
     found = [replay(record, policies, time.thread_time) for record in recorded]
+    failed, changed = sum(bool(one.failures) for one in found), sum(one.changed for one in found)
     if output == "json":
+        out = common.json_lines()
         for one in found:
-            click.echo(codec.encode({**codec.plain(one), "changed": one.changed}))
+            out.emit({"type": "request", **codec.plain(one), "changed": one.changed})
+        out.emit({"type": "result", "requests": len(found), "changed": changed, "failed": failed})
     else:
         console = common.stdout()
         for part in view.replayed(found):
             console.print(part, highlight=False)
-    failed = any(one.failures for one in found)
-    sys.exit(1 if failed or (fail_on_change and any(one.changed for one in found)) else 0)
+    sys.exit(1 if failed or (fail_on_change and changed) else 0)
 
 
 def _policies(file: Path, names: tuple[str, ...]) -> list[Policy]:
