@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -46,7 +45,6 @@ from tests.support.mock_engine import event
 from tests.support.rbee_cli import free_port, free_range, until
 from tests.support.sshd import Sshd
 from tests.support.workers import ROOT
-
 
 _CONFIG = QueenConfig(fleet="test", models=(KnownModel(name=MODEL),), release="r1")
 
@@ -262,4 +260,4 @@ def test_a_hive_is_stopped_started_and_uninstalled_over_ssh(machines: Machines) 
     assert found["state"] == "completed", found
     settings = codec.decode(HiveConfig, machines.there.paths.hive_config.read_bytes())
     assert (settings.hive_id, settings.listen) == ("there", machines.remote_url.removeprefix("http://"))
-    assert os.stat(machines.there.paths.hive_config).st_mode & 0o777 == 0o600
+    assert machines.there.paths.hive_config.stat().st_mode & 0o777 == 0o600

@@ -104,7 +104,9 @@ class Endpoints:
         return web.Response(text="ok")
 
     async def readyz(self, request: web.Request) -> web.StreamResponse:
-        """Ready as soon as it serves; how much of the fleet it has found stands beside."""
+        """Ready as soon as she serves, until she begins to stop; how much of the fleet she has found stands beside."""
+        if self._dispatcher.ending.stopping:
+            raise self._dispatcher.ending.refusal()
         ready = sum(self._registry.why_not(w) is None for w in self._registry.workers.values())
         online = sum(self._hives.status(h) == "online" for h in self._hives.by_id.values())
         return json_response(
