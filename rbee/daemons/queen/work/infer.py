@@ -10,6 +10,7 @@ from typing import Any
 from rbee.adapters.splice import Answer, DiedMidAnswer, SseEvent, UpstreamError
 from rbee.contracts import codec, defaults, openai
 from rbee.contracts.operations.inference import Infer, InferResponse
+from rbee.core.checks_queen import FLEET
 from rbee.core.errors import RbeeError, Unreachable
 from rbee.daemons.jobs import JobContext
 from rbee.daemons.middleware import status_of
@@ -77,7 +78,7 @@ class InferHandler:
             models=dispatcher.catalog.resolve(asked.model),
             peek=openai.peek(body),
             size=len(body),
-            client=Client(),
+            client=Client(name=FLEET),
             headers={},
             arrived=started,
             ends=None,
