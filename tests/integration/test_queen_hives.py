@@ -114,6 +114,7 @@ async def test_failed_workers_and_their_reasons_are_shown(tmp_path: Path) -> Non
     async with FakeHive().run(tmp_path) as hive, queen_in(tmp_path, queen_config(hives=(hive.known,))) as c:
         await eventually(lambda: c.queen.hives.by_id["h1"].capabilities)
         change = WorkerChange(action="failed", worker_id="w1", reason="the file is no GGUF")
+        hive.records.append(record("w1", free_port(), status="failed", reason=change.reason))  # if it is asked again
         body = hive_beat(capability_changes=CapabilityChanges(workers=(change,)))
         async with c.http.post(f"{c.url}/v1/hive-heartbeat", data=body) as answer:
             assert answer.status == 200

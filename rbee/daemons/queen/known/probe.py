@@ -15,6 +15,10 @@ from rbee.daemons.queen.known.registry import PROBED, Registry, Worker
 log = logging.getLogger(__name__)
 
 
+#: Between two questions to one that loads, or that somebody holds.
+_LOADS = 0.5
+
+
 class Prober:
     """One task for each worker in doubt. It ends when the worker answers, or is known no more."""
 
@@ -31,8 +35,11 @@ class Prober:
             task.add_done_callback(lambda _: self._tasks.pop(worker, None))
 
     async def _probe(self, worker: Worker) -> None:
+        """Until it answers that it is more than starting: its heartbeats may go to another queen, or the one before."""
         wait = defaults.BACKOFF_FIRST
-        while self._registry.workers.get(worker.worker_id) is worker and worker.unreachable is not None:
+        while self._registry.workers.get(worker.worker_id) is worker and (
+            worker.unreachable is not None or worker.status == "starting"
+        ):
             try:
                 status = await self._ask(worker.beat.url)
             except (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError, ValueError) as e:
@@ -41,8 +48,11 @@ class Prober:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, defaults.BACKOFF_MAX)
                 continue
-            log.info("worker %s answers again: %s", worker.worker_id, status)
+            if worker.unreachable is not None:
+                log.info("worker %s answers again: %s", worker.worker_id, status)
             self._registry.restore(worker, status)
+            if worker.status == "starting" or worker.unreachable is not None:
+                await asyncio.sleep(_LOADS)
 
     async def _ask(self, url: str) -> str:
         """The status that the worker's `/health` tells: `ready`, or what stands in its 503."""

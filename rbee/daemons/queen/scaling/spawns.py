@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -54,6 +55,7 @@ class Spawns:
     def watched(self, handler: Handler) -> Handler:
         """The handler of WorkerSpawn, listened to."""
 
+        @functools.wraps(handler)
         async def run(context: JobContext, request: WorkerSpawn) -> Any:
             spawn = self.of_worker(request.worker_id or "")
             if spawn is not None:  # of the starter, which opened and closes it
