@@ -17,13 +17,13 @@ Feature: Workers that nobody uses
     Then the command ends with 0 and says "No changes"
     When "idle_timeout: 1s" becomes "idle_timeout: 1h" in the file
     And it is applied again
-    Then the command ends with 0 and says "1 to change, 0 to replace"
+    Then the command ends with 0 and says "2 to change, 0 to replace"
     And it says "idle_timeout 1 second -> 1 hour"
     And the worker is loaded
     When "idle_timeout: 1h" becomes "idle_timeout: 2h" in the file
     And the hive is asked for its workers
     And it is applied again
-    Then the command ends with 0 and says "1 to change, 0 to replace"
+    Then the command ends with 0 and says "2 to change, 0 to replace"
     And the worker is the one it was and may be idle for 7200 seconds
     When the command "plan --detailed-exitcode" is run
     Then the command ends with 0 and says "No changes"

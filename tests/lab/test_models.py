@@ -51,7 +51,7 @@ def test_a_split_model_is_pushed_whole_and_served(fleet: Fleet) -> None:
     # One part of it is another file now: it is another model.
     write_tiny_gguf(fleet.home.root / "tiny.gguf", split=8, seed=8)
     plan = fleet.home.run("plan", rc=0).out
-    assert "Plan: 0 to add, 1 to change, 1 to replace, 0 to remove." in plan
+    assert "Plan: 0 to add, 2 to change, 1 to replace, 0 to remove." in plan
     fleet.apply()
     assert fleet.asks_well("h1").hive == "h1"
     assert "No changes" in fleet.apply().out
