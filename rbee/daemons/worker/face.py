@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from aiohttp import web
 
@@ -33,12 +34,14 @@ from rbee.daemons.worker.relay import relay_stream
 from rbee.daemons.worker.state import WorkerState
 from rbee.daemons.worker.supervisor import Supervisor
 from rbee.daemons.worker.vector_face import FIELDS, VectorFace
-from rbee.daemons.worker.words import EngineError, counts_of, engine_error, renamed
+from rbee.daemons.worker.words import EngineError, counts_in, counts_of, engine_error, renamed
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CHUNK = {"chat": "chat.completion.chunk", "completion": "text_completion"}
 #: Of a client's headers, those that mean something to an engine.
 _PASSED = frozenset({b"content-type", b"accept", b"anthropic-version", b"anthropic-beta"})
+#: Bytes at an answer's end in which its counts stand.
+_TAIL = 4096
 _SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 
 
@@ -97,7 +100,8 @@ class OpenAiFace:
         with self._state.request():
             sent = self.engine_body(body, asked)
             if not asked.stream:
-                return await self._folded(request, asked, sent)
+                answer = self._folded if self._provider.always_stream else self._whole
+                return await answer(request, asked, sent)
             if asked.choices == 1 and asked.model == self._served and request.version >= (1, 1):
                 return await self._relayed(request, sent)
             return await self._rewritten(request, asked, sent)
@@ -105,10 +109,8 @@ class OpenAiFace:
     def engine_body(self, body: bytes, asked: Asked) -> bytes:
         """The body as the engine gets it: the provider's overrides, and a stream whatever the client asked for."""
         fields: dict[str, bytes] = {name: text.encode() for name, text in self._provider.overrides.items()}
-        if not asked.stream:
-            if self._provider.always_stream:
-                fields["stream"] = b"true"
-            fields["stream_options"] = b'{"include_usage":true}'
+        if not asked.stream and self._provider.always_stream:
+            fields |= {"stream": b"true", "stream_options": b'{"include_usage":true}'}
         return with_fields(body, fields) if fields else body
 
     async def _relayed(self, request: web.Request, body: bytes) -> web.StreamResponse:
@@ -142,12 +144,24 @@ class OpenAiFace:
             async with opened(self._splice, self._supervisor.serving(), request.path, body) as answer:
                 try:
                     async for event in events(answer):
-                        fold.add(json.loads(event.data))
+                        fold.add(_object(event))
                 except DiedMidAnswer as e:
                     raise engine_died(e) from None
         counts = counts_of(fold.timings, fold.usage)
         self._state.count(counts.prompt_tokens, counts.tokens, counts.seconds)
         return web.Response(body=codec.encode(fold.result()), content_type="application/json")
+
+    async def _whole(self, request: web.Request, asked: Asked, body: bytes) -> web.StreamResponse:
+        """The engine's one answer, its bytes unchanged."""
+        with noticing(request):
+            async with opened(self._splice, self._supervisor.serving(), request.path, body) as answer:
+                try:
+                    said = await answer.read()
+                except DiedMidAnswer as e:
+                    raise engine_died(e) from None
+        counts = counts_in(said[-_TAIL:])
+        self._state.count(counts.prompt_tokens, counts.tokens, counts.seconds)
+        return web.Response(body=said, content_type="application/json")
 
     async def _rewritten(self, request: web.Request, asked: Asked, body: bytes) -> web.StreamResponse:
         """For what needs a look at each event: another name for the model, several answers, HTTP/1.0."""
@@ -169,7 +183,7 @@ class OpenAiFace:
         fold = Fold(asked.kind, asked.model)
         async with opened(self._splice, self._supervisor.serving(), request.path, body) as answer:
             async for event in events(answer):
-                if _counts(event) and fold.add_counts(json.loads(event.data)) and asked.choices > 1:
+                if _counts(event) and fold.add_counts(_object(event)) and asked.choices > 1:
                     continue  # one usage event for all answers follows
                 await self._write(request, response, renamed(event.raw, served, name))
         if asked.choices > 1 and asked.usage and fold.usage:
@@ -202,7 +216,7 @@ class OpenAiFace:
             async with opened(self._splice, self._supervisor.serving(), request.path, sent) as answer:
                 try:
                     async for event in events(answer):
-                        fold.add(json.loads(event.data))
+                        fold.add(_object(event))
                 except DiedMidAnswer as e:
                     raise engine_died(e) from None
         if fold.result is None:
@@ -226,6 +240,15 @@ class OpenAiFace:
                 raise out_of_time() from None
             except UpstreamError as e:
                 raise engine_died(e) from None
+
+
+def _object(event: SseEvent) -> dict[str, Any]:
+    """What the event says; nothing when that is no object. Raises Unavailable when it is no JSON."""
+    try:
+        found = json.loads(event.data)
+    except ValueError:
+        raise engine_died("it sent an event that is no JSON") from None
+    return found if isinstance(found, dict) else {}
 
 
 def _counts(event: SseEvent) -> bool:
