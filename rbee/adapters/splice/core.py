@@ -90,6 +90,8 @@ class Splice:
             stall_timeout,
         )
         relay.expect(first_byte_timeout, total_timeout)
+        if stall_timeout is not None:
+            relay.rewatch = watch.add
         tap.relay = relay
         watch.add(relay)
         self.pool.send(upstream, relay, head, body, connect_timeout)

@@ -172,7 +172,7 @@ def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: boo
         head = _ANSWER_HOP.sub(b"", head)
     if decoded:
         head = _TRANSFER_ENCODING.sub(b"", head)
-    for _, mark in extra if b"\r\nx-" in lower or not ours(extra) else ():
+    for _, mark in extra:
         if mark in lower:
             head = re.sub(re.escape(mark) + rb"[^\r\n]*", b"", head, flags=re.IGNORECASE)
     if not head.startswith(b"HTTP/1.1 "):
@@ -184,11 +184,6 @@ def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: boo
         parts.append(b"Connection: close\r\n")
     parts.append(head[first:])
     return b"".join(parts)
-
-
-def ours(extra: Sequence[Line]) -> bool:
-    """Whether all the names begin with x-."""
-    return all(mark.startswith(b"\r\nx-") for _, mark in extra)
 
 
 def is_chunked(head: bytes) -> bool:

@@ -37,6 +37,8 @@ class Relay(Exchange):
     reason = ""
     #: When the head of the answer was there, on `clock`.
     first_byte: float | None = None
+    #: Has it looked at again, when it is due sooner than it was.
+    rewatch: Callable[[Relay], None] | None = None
     _last = b""
     #: When the whole answer must be there.
     _deadline = NEVER
@@ -80,6 +82,8 @@ class Relay(Exchange):
     def answered(self, rest: bytes) -> None:
         self.first_byte = now = self._clock()
         self.due = self._deadline if self._stall is None else min(now + self._stall, self._deadline)
+        if self._stall is not None and self.rewatch is not None:
+            self.rewatch(self)
         self.closing = self.closing or self._until_close
         extra = self._extra
         if self._on_head is not None:

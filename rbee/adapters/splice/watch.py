@@ -18,6 +18,7 @@ TICK: Final = 0.05
 class Watched(Protocol):
     """What has a time at which something must have happened."""
 
+    #: It may move to later; to sooner only in `overdue`, or with another `Watch.add`.
     due: float
 
     def overdue(self, now: float) -> None:
@@ -32,6 +33,8 @@ class Watch:
         self._watched: set[Watched] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking = False
+        #: Nothing is due before: hundreds of streams are not looked at in every tick.
+        self._earliest = NEVER
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -43,6 +46,8 @@ class Watch:
     def add(self, watched: Watched) -> None:
         """Watches it until `remove`; it is called on its `due`, not before and at most a tick later."""
         self._watched.add(watched)
+        if watched.due < self._earliest:
+            self._earliest = watched.due
         if not self._ticking:
             self._ticking = True
             self.loop.call_later(TICK, self._tick)
@@ -53,12 +58,14 @@ class Watch:
 
     def _tick(self) -> None:
         now = self._clock()
-        for watched in [one for one in self._watched if one.due <= now]:
-            try:
-                watched.overdue(now)
-            except Exception:  # one that fails must not stop the clock of all others
-                watched.due = NEVER
-                log.exception("a deadline could not be kept")
+        if now >= self._earliest:
+            for watched in [one for one in self._watched if one.due <= now]:
+                try:
+                    watched.overdue(now)
+                except Exception:  # one that fails must not stop the clock of all others
+                    watched.due = NEVER
+                    log.exception("a deadline could not be kept")
+            self._earliest = min((one.due for one in self._watched), default=NEVER)
         if self._watched:
             self.loop.call_later(TICK, self._tick)
         else:

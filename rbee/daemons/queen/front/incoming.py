@@ -77,13 +77,12 @@ class Headers(Mapping[str, str]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _key(name) in self._lines
 
-    def nominated(self) -> list[bytes]:
-        """The names that `Connection` declares to be about this connection only."""
+    def of_connection(self) -> tuple[bytes, ...]:
+        """What `Connection` says, in lower case: how the connection goes on, and names of headers that are about it."""
         said = self._lines.get(b"connection")
-        if said is None or said in (b"keep-alive", b"close"):
-            return []
-        names = (token.strip(b" \t").lower() for token in said.split(b","))
-        return [name for name in names if name and name not in (b"host", b"content-length")]
+        if said is None or said == b"keep-alive":
+            return ()
+        return tuple(token.strip(b" \t").lower() for token in said.split(b","))
 
     def beginning(self, with_: bytes) -> list[tuple[str, str]]:
         """Those whose names, in lower case, begin so."""
@@ -148,9 +147,8 @@ class Incoming:
     def read(self, head: bytes) -> bool:
         """Takes in the whole head. False: it asks for more than plain HTTP (an upgrade, a body that is compressed),
         which is another's to serve. Raises BadRequest."""
-        parser = httptools.HttpRequestParser(_SILENT)
         try:
-            parser.feed_data(head)
+            httptools.HttpRequestParser(_SILENT).feed_data(head)
         except httptools.HttpParserUpgrade:
             return False
         except httptools.HttpParserError as e:
@@ -167,14 +165,14 @@ class Incoming:
             lines = _first_of_each(found)
         self.headers = Headers(lines)
         self.old = version == b"HTTP/1.0"
-        self.keep_alive = not self.old and parser.should_keep_alive()
+        self.keep_alive = not self.old and b"close" not in self.headers.of_connection()
         return self._read_framing(lines)
 
     def head_to(self, upstream: Upstream, own: Sequence[heads.Line]) -> bytes:
         """The head of this request as a worker gets it, with lines of our own."""
-        nominated = self.headers.nominated()
-        if nominated:
-            own = [*own, *((b"", b"\r\n%b:" % name) for name in nominated)]
+        for name in self.headers.of_connection():
+            if name not in (b"", b"close", b"keep-alive", b"host", b"content-length"):
+                own = [*own, (b"", b"\r\n%b:" % name)]
         return heads.passed_on(
             self.target, upstream.host, upstream.port, lines=self.lines, own=own, body_length=len(self.body)
         )

@@ -52,6 +52,7 @@ class Endpoints:
         self._registry = registry
         self._hives = hives
         self._models = models
+        self._dispatcher = dispatcher
         self._web = WebDoor(dispatcher)
         self._metrics = metrics
         self._token = token
