@@ -148,7 +148,7 @@ class Machines:
         )
         write_atomic(self.here.paths.queen_config, codec.encode_pretty(config), 0o600)
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """As an apply would have installed it, but with this very Python."""
         folder = self.there.paths.data / "releases" / own_wheel.release_id()
         about = {
@@ -176,12 +176,14 @@ class Machines:
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:
     sshd = Sshd.make(tmp_path / "ssh")
-    made = Machines(tmp_path, sshd)
     try:
-        yield made
+        made = Machines(tmp_path, sshd)
+        try:
+            yield made
+        finally:
+            made.here.end_all()
+            made.there.end_all()
     finally:
-        made.here.end_all()
-        made.there.end_all()
         sshd.stop()
 
 
