@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from rbee.core.checks import Finding, Scene, unknown_name
-from rbee.core.policy import FIELDS
+from rbee.core.policy import FIELDS, OWN_TERMS
 from rbee.core.spec import PolicySpec
 
 _LABEL = re.compile(r"worker\.labels(?:\.([A-Za-z_]\w*)|\[\s*(['\"])([^'\"\\]*)\2\s*\])")
@@ -27,6 +27,10 @@ def check_policies(scene: Scene) -> Iterator[Finding]:
         elif policy.reason is not None and policy.reject is None:
             summary = f"The policy {name!r} has a `reason` and rejects nothing."
             yield Finding(path=("policies", name, "reason"), summary=summary, mend="Add `reject`.", severity="warning")
+        if policy.score is not None and name in OWN_TERMS:
+            summary = f"{name!r} is the name of a term of routing's own."
+            detail = "Each policy's score is shown under its name, beside those."
+            yield Finding(path=("policies", name), summary=summary, detail=detail, mend="Rename the policy.", key=True)
         yield from _expressions(scene, name, policy)
 
 

@@ -16,7 +16,9 @@ from rbee.core.spec import PolicySpec
 
 #: Seconds of the processor that a policy may take for one decision; a look at one worker takes some microseconds.
 BUDGET = 0.005
-#: The expressions of a policy, and what they are about.
+#: Names of routing's own terms, which no policy may take for its score.
+OWN_TERMS = ("load", "warm", "affinity")
+#: The expressions of a policy.
 FIELDS = ("filter", "score", "reject")
 
 
@@ -107,7 +109,7 @@ class Ruling:
         return None
 
     def excluded(self, workers: Sequence[tuple[Any, str, bool]]) -> dict[int, str]:
-        """Which of these (worker, its model, whether it is affine) are left out, by their index, and by which policy."""
+        """Which of these (worker, its model, whether it is affine) are left out, by their index, and by whom."""
         found: dict[int, str] = {}
         for policy in self.policies:
             if policy.filter is None:
@@ -145,15 +147,20 @@ class Ruling:
         looked = [(n, n.partition(".")[2]) for n in expression.names if n not in self.request]
         every = not policy.models or self.name in policy.models or what == "reject"
         values: list[Any] = []
+        once: list[Any] = []  # what it says of a request alone is the same for every worker
         ends = self.clock() + self.budget
         try:
             for worker, model, affine in workers:
                 if not every and model not in policy.models:
                     values.append(None)
                     continue
+                if once:
+                    values += once
+                    continue
                 for fact, short in looked:
                     facts[fact] = self.look(worker, short, affine)
                 values.append(kind(expression.value(facts)))
+                once = values[-1:] if not looked else []
                 if self.clock() > ends:
                     raise PolicyFailed(f"took longer than {self.budget * 1e3:g} ms")
         except PolicyFailed as e:

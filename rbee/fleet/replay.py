@@ -11,10 +11,9 @@ from rbee.contracts import codec
 from rbee.contracts.decisions import CandidateRecord, DecisionRecord, RequestRecord
 from rbee.core.deciding import AFFINE, BY_POLICY, LATER
 from rbee.core.errors import InvalidRequest
-from rbee.core.policy import Policy, Ruling
+from rbee.core.policy import OWN_TERMS, Policy, Ruling
 from rbee.core.routing import AFFINE_BOUND
 
-_OWN_TERMS = ("load", "warm", "affinity")
 #: Bytes of a recording, and of a line of it.
 MOST_BYTES, LONGEST_LINE = 256 * 2**20, 4 * 2**20
 
@@ -99,7 +98,7 @@ def _choose(record: DecisionRecord, ruling: Ruling) -> tuple[str | None, Mapping
 def _own(candidate: CandidateRecord, least: float) -> dict[str, float]:
     """The terms that are not policies': as recorded, or made again for one that a policy had left out."""
     if candidate.terms:
-        return {name: value for name, value in candidate.terms.items() if name in _OWN_TERMS}
+        return {name: value for name, value in candidate.terms.items() if name in OWN_TERMS}
     terms = {"load": -candidate.load if candidate.load else 0.0}
     if candidate.affine:
         terms["affinity"] = AFFINE if candidate.load <= least + AFFINE_BOUND else 0.0

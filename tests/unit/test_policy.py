@@ -59,6 +59,19 @@ def test_filters_all_hold_and_scores_add() -> None:
     assert rules.notes == []
 
 
+def test_what_is_said_of_the_request_alone_is_asked_once() -> None:
+    asked: list[str] = []
+
+    def no(facts: Mapping[str, Any]) -> bool:
+        asked.append(facts["request.model"])
+        return False
+
+    of_request = Says(no, ("request.model",))
+    rules = ruling(Policy(name="p", models=("m",), filter=of_request), name="gpt")
+    assert rules.excluded([*workers("a", "b"), ("c", "n", False)]) == {0: "p", 1: "p"}
+    assert asked == ["gpt"]
+
+
 def test_what_a_policy_looks_at() -> None:
     policy = Policy(
         name="p", filter=Says(bool), score=Says(bool, ("worker.load",)), reject=Says(bool, ("request.key",))
@@ -190,6 +203,8 @@ def told(tmp_path: Path, policies: str, compile: Any = compiler) -> list[str]:
           "Ask first: `'no' in worker.labels && ...`."]),
         ("  p: {filter: 'has(worker.labels.power) && worker.labels.power == 1'}", []),
         ("  p: {filter: \"'power' in worker.labels && worker.labels.power == 1\"}", []),
+        ("  warm: {score: x}", ["7:3 error: 'warm' is the name of a term of routing's own. Rename the policy."]),
+        ("  warm: {filter: x}", []),
         ("  p: {filter: 3}", ["7:15 error: `policies.p.filter` must be a text, not 3. Put it in quotes: \"3\"."]),
     ],
 )  # fmt: skip

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from rbee.contracts import codec
@@ -11,6 +13,9 @@ from rbee.core.errors import InvalidRequest
 from rbee.daemons.app import Route
 from rbee.daemons.jobs import Handler, JobContext
 from rbee.daemons.queen.routing.decisions import MOST_DECISIONS, Decisions
+
+#: Records that are told without a pause.
+_AT_ONCE = 10
 
 
 class ExplainOps:
@@ -36,5 +41,15 @@ class ExplainOps:
         said = request.query.get("limit", str(MOST_DECISIONS))
         if not (said.isascii() and said.isdigit() and 1 <= len(said) <= 9):
             raise InvalidRequest(f"`limit` is a number, not {said[:40]!r}.", param="limit")
-        lines = [codec.encode(record) + b"\n" for record in self._decisions.recent(int(said))]
-        return web.Response(body=b"".join(lines), content_type="application/x-ndjson")
+        answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await answer.prepare(request)
+        lines: list[bytes] = []
+        for record in self._decisions.recent(int(said)):
+            lines.append(codec.encode(record) + b"\n")
+            if len(lines) == _AT_ONCE:  # to tell a record takes a while: nobody's answer is to wait for all of them
+                await answer.write(b"".join(lines))
+                await asyncio.sleep(0)
+                lines.clear()
+        await answer.write(b"".join(lines))
+        await answer.write_eof()
+        return answer

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from rbee.core.policy import Compiler, Policy, Ruling
+from rbee.core.policy import OWN_TERMS, Compiler, Policy, Ruling
 from rbee.core.spec import PolicySpec
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.routing.facts import look, request_facts
@@ -53,6 +53,8 @@ class Policies:
     def _compiled(self, name: str, spec: PolicySpec) -> tuple[Policy | None, str]:
         if self._compile is None:
             return None, "no library for CEL is installed here (`pip install cel-expr-python`, Python 3.11 or newer)"
+        if spec.score is not None and name in OWN_TERMS:
+            return None, "its name is that of a term of routing's own"
         policy, faults = self._compile(name, spec)
         return policy, "; ".join(f"{f.field}: {f.summary}" for f in faults)
 
@@ -84,6 +86,4 @@ class Policies:
         now = self._clock()
         if now - self._told.get(name, -_QUIET) >= _QUIET:
             self._told[name] = now
-            log.warning(
-                "the policy %r was left out of a decision: %s (%d times so far)", name, why, self.failures[name]
-            )
+            log.warning("the policy %r was left out of a decision: %s (%d so far)", name, why, self.failures[name])
