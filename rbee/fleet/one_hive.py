@@ -47,15 +47,10 @@ def install(
 
 
 def configure(shell: Shell, facts: MachineFacts, token: str, config: HiveConfig) -> None:
-    """Write the hive's settings and the fleet's token (0600, by standard input)."""
-    files(
-        shell,
-        facts,
-        write=[
-            {"path": facts.roots.token, "text": token + "\n", "mode": 0o600},
-            {"path": facts.roots.hive_config, "text": codec.encode_pretty(config).decode(), "mode": 0o600},
-        ],
-    )
+    """Write the hive's settings and the fleet's token, if it has one (0600, by standard input)."""
+    written = [{"path": facts.roots.token, "text": token + "\n", "mode": 0o600}] if token else []
+    written.append({"path": facts.roots.hive_config, "text": codec.encode_pretty(config).decode(), "mode": 0o600})
+    files(shell, facts, write=written)
 
 
 def start(

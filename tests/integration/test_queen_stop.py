@@ -259,7 +259,7 @@ def test_a_hive_is_stopped_started_and_uninstalled_over_ssh(machines: Machines) 
     # Installed again: it gets token and settings from the queen, until the next apply gives it all of them.
     machines.release()
     found = job(machines.url, HiveStart(hive_id="there"))
-    assert found["state"] == "completed", found
+    assert found["state"] == "completed", found["error"]
     settings = codec.decode(HiveConfig, machines.there.paths.hive_config.read_bytes())
     assert (settings.hive_id, settings.listen) == ("there", machines.remote_url.removeprefix("http://"))
     assert machines.there.paths.hive_config.stat().st_mode & 0o777 == 0o600

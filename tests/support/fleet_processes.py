@@ -47,7 +47,7 @@ PLACES = ("config", "cache", "data", "state")
 
 def mock_engine(paths: Paths) -> None:
     """An engine of that name, installed as apply does."""
-    said = {
+    said: dict[str, Any] = {
         "name": "mock",
         "launcher": None,
         "checks_api_key": False,
