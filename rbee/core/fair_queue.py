@@ -117,6 +117,22 @@ class FairQueue(Generic[T]):
         own, others = (len(flow.items), self._weight - flow.weight) if flow is not None else (0, self._weight)
         return min(self._size, own + -(-(own + 1) * others // weight))
 
+    def newest_of_most(self) -> T | None:
+        """The last item of the key that has most for its weight. O(keys)."""
+        return next(reversed(self._most().items)) if self._flows else None
+
+    def crowded(self, key: str, weight: int = 1) -> T | None:
+        """The last item of the key that has most for its weight, when it has more than `key` with one more; so who
+        asks for much leaves room for others. O(keys)."""
+        flow = self._flows.get(key)
+        own = ((len(flow.items) if flow is not None else 0) + 1) / weight
+        if not self._flows or len((most := self._most()).items) / most.weight <= own:
+            return None
+        return next(reversed(most.items))
+
+    def _most(self) -> _Flow[T]:
+        return max(self._flows.values(), key=lambda flow: len(flow.items) / flow.weight)
+
     def _note(self, flow: _Flow[T]) -> None:
         self._serial += 1
         flow.serial = self._serial
@@ -193,3 +209,13 @@ class Line(Generic[T]):
     def ahead(self, batch: bool, key: str, weight: int = 1) -> int:
         """About how many are served before a new item."""
         return self.of(batch).ahead(key, weight) + (len(self.interactive) if batch else 0)
+
+    def crowded(self, batch: bool, key: str, weight: int = 1) -> T | None:
+        """Who makes room in a full line for a new item: the last of a key that has more than its share of the class; of
+        the other class what is beyond its turns. None: nobody does."""
+        share = len(self) // BATCH_EVERY
+        if batch and len(self.batch) < share:
+            return self.interactive.newest_of_most()
+        if not batch and len(self.batch) > share:
+            return self.batch.newest_of_most()
+        return self.of(batch).crowded(key, weight)

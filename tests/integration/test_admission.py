@@ -200,6 +200,24 @@ async def test_a_full_queue(tmp_path: Path) -> None:
         assert [got.status for got in await line.ends()] == [200, 200]
 
 
+async def test_who_has_filled_the_queue_makes_room_for_others(tmp_path: Path) -> None:
+    async with queen_in(tmp_path, limited(queue=4)) as c, workers(c, "w1", slots=1) as (engine,):
+        ended: list[str] = []
+        c.queen.gate.waits = lambda model, seconds, how: ended.append(how)
+        line = Line(c)
+        async with busy(c, engine):
+            greedy = [await line.add(f"a{n}", key="greedy") for n in range(4)]
+            line.tasks.append(other := asyncio.get_running_loop().create_task(ask(c, "b0", key="modest")))
+            assert (await greedy[3]).code == "queue_full"
+            assert (await greedy[3]).retry_after >= 1
+            assert ended == ["crowded_out"]
+            assert (await ask(c, key="greedy")).code == "queue_full"
+            assert c.queen.gate.waiting(MODEL) == 4
+        assert [got.status for got in await line.ends()] == [200, 200, 200, 429, 200]
+        assert (await other).status == 200
+        assert served(engine) == ["a0", "b0", "a1", "a2"]
+
+
 async def test_no_queue_at_all(tmp_path: Path) -> None:
     async with queen_in(tmp_path, limited(queue=0)) as c, workers(c, "w1", slots=1) as (engine,):
         async with busy(c, engine):

@@ -94,6 +94,48 @@ def test_the_first_may_leave_before_its_turn() -> None:
     assert list(queue.order()) == []
 
 
+def test_who_has_most_makes_room_for_who_has_less() -> None:
+    queue: FairQueue[int] = FairQueue()
+    assert queue.crowded("b") is None
+    assert queue.newest_of_most() is None
+    for item in range(10):
+        queue.push("a", item)
+    assert queue.crowded("a") is None
+    for number in range(6):
+        victim = queue.crowded("b")
+        assert victim == (None if number == 5 else 9 - number)
+        if victim is not None:
+            queue.discard("a", victim)
+            queue.push("b", 100 + number)
+    assert queue.crowded("c", 1) == 4
+    assert queue.newest_of_most() == 4
+
+
+def test_room_by_weight() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for item in range(6):
+        queue.push("a", item, 3)
+    assert queue.crowded("b", 1) == 5
+    queue.push("b", 10, 1)
+    assert queue.crowded("b", 1) is None
+
+
+def test_of_a_full_line_batch_keeps_its_turns_and_no_more() -> None:
+    line: Line[int] = Line()
+    assert line.crowded(False, "a") is None
+    for item in range(BATCH_EVERY * 2):
+        line.of(True).push("cron", item)
+    assert line.crowded(False, "a") == BATCH_EVERY * 2 - 1
+    for item in range(BATCH_EVERY * 2 - 2):
+        line.of(True).discard("cron", line.crowded(False, "a") or 0)
+        line.of(False).push("a", 100 + item)
+    assert line.crowded(False, "a") is None
+    assert line.crowded(True, "cron") is None
+    line.of(True).discard("cron", 0)
+    line.of(False).push("a", 999)
+    assert line.crowded(True, "cron") == 999
+
+
 def test_turns_are_not_saved_up() -> None:
     """Who could not use its turns for long, then can, does not get them all at once."""
     queue: FairQueue[int] = FairQueue()

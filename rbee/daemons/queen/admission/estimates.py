@@ -50,7 +50,8 @@ class Estimates:
         if times is None:
             return None
         workers = self._registry.of_models((model,))
-        return times.wait(ahead, sum(w.slots for w in workers if self._registry.why_not(w) is None))
+        slots = sum(w.slots - w.foreign for w in workers if self._registry.why_not(w) is None)
+        return times.wait(ahead, slots)
 
 
 def come_again(wait: float | None) -> float:

@@ -22,7 +22,7 @@ from rbee.daemons.queen.routing.router import Router
 from rbee.daemons.queen.scaling.starter import Starter
 
 #: How waiting ends: with a slot, with the client gone, or refused for one of the reasons.
-Ended = Literal["entered", "left", "deadline", "timeout", "no_worker"]
+Ended = Literal["entered", "left", "deadline", "timeout", "no_worker", "crowded_out"]
 #: By this header a client asks to wait behind others; nobody comes before others by it.
 PRIORITY_HEADER = "X-Priority"
 
@@ -144,21 +144,38 @@ class Gate:
         return ticket
 
     def _with_room(self, ticket: Ticket) -> tuple[str, ...]:
-        """The models in whose queues is room for it. Raises TooMany: in none, or its turn would come too late."""
+        """The models in whose queues is room for it, or made by the newest of a client that has more there than his
+        share. Raises TooMany: nowhere, or its turn would come too late."""
         asked = ticket.asked
         models = tuple(m for m in asked.models if self._queues.waiting(m) < self._queue)
-        if models and (asked.ends is None or ticket.lost is not None):
+        if models:
+            self._in_time(ticket, models)
             return models
+        for model in asked.models:
+            other = self._queues.crowded(model, ticket)
+            if other is not None:
+                self._in_time(ticket, (model,))
+                self._patience.end(other, self._full(other))
+                return (model,)
+        raise self._full(ticket)
+
+    def _full(self, ticket: Ticket) -> TooMany:
+        asked = ticket.asked
+        return TooMany(
+            f"{self._queue} requests wait for {asked.name!r} already.",
+            code="queue_full",
+            mend="Come again later.",
+            retry_after=come_again(self._estimates.turn(asked, ticket.batch)),
+        )
+
+    def _in_time(self, ticket: Ticket, models: tuple[str, ...]) -> None:
+        """Raises TooMany when its turn would come too late for its deadline, as far as is known."""
+        asked = ticket.asked
+        if asked.ends is None or ticket.lost is not None:
+            return
         wait = self._estimates.turn(asked, ticket.batch)
-        if not models:
-            raise TooMany(
-                f"{self._queue} requests wait for {asked.name!r} already.",
-                code="queue_full",
-                mend="Come again later.",
-                retry_after=come_again(wait),
-            )
-        if wait is None or asked.ends is None:
-            return models
+        if wait is None:
+            return
         left, needed = asked.ends - ticket.since, wait + self._estimates.quick(models)
         if needed > left:
             raise TooMany(
@@ -168,7 +185,6 @@ class Gate:
                 mend="Allow more time, or come again later.",
                 retry_after=come_again(wait),
             )
-        return models
 
     def _give_back(self, ticket: Ticket) -> None:
         """Its client left: a slot that it was given goes to the next, an error that it was told is heard."""
@@ -200,4 +216,6 @@ class Gate:
 def _ended(error: DeadlineExceeded | Unavailable) -> Ended:
     if isinstance(error, DeadlineExceeded):
         return "deadline"
+    if isinstance(error, TooMany):
+        return "crowded_out"
     return "no_worker" if isinstance(error, NoWorker) else "timeout"

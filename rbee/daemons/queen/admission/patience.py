@@ -104,7 +104,7 @@ class Patience:
             try:
                 self._bear(ticket, now, coming[models])
             except NoWorker as e:
-                self._fail(ticket, e)
+                self.end(ticket, e)
 
     def _found(self, ticket: Ticket) -> bool:
         """Whether some worker can serve it, as soon as a slot is free."""
@@ -154,10 +154,10 @@ class Patience:
         if asked.ends is not None:
             if now >= asked.ends:
                 said = "its turn came" if ticket.lost is None else "a worker of the model was ready"
-                self._fail(ticket, DeadlineExceeded(f"The request's deadline passed before {said}."))
+                self.end(ticket, DeadlineExceeded(f"The request's deadline passed before {said}."))
                 return
         elif ticket.lost is not None and now >= ticket.lost + ticket.patience and not self._found(ticket):
-            self._fail(ticket, self._no_worker(ticket, self._starter.need(asked.models)))
+            self.end(ticket, self._no_worker(ticket, self._starter.need(asked.models)))
             return
         elif self.limits.queue_timeout is not None and now >= ticket.since + self.limits.queue_timeout:
             error = Unavailable(
@@ -166,11 +166,12 @@ class Patience:
                 mend="Come again later.",
                 retry_after=come_again(self._estimates.turn(asked, ticket.batch)),
             )
-            self._fail(ticket, error)
+            self.end(ticket, error)
             return
         self._arm(ticket)
 
-    def _fail(self, ticket: Ticket, error: RbeeError) -> None:
+    def end(self, ticket: Ticket, error: RbeeError) -> None:
+        """It waits no longer, and is told why."""
         if not ticket.future.done():
             self._queues.drop(ticket)
             ticket.future.set_exception(error)

@@ -105,6 +105,11 @@ class Queues:
         own = self._lines.get(model)
         return own.line.ahead(batch, name, weight) if own is not None else 0
 
+    def crowded(self, model: str, ticket: Ticket) -> Ticket | None:
+        """Who makes room in a full line for a new one of a client that has less than his share; None: nobody does."""
+        own, client = self._lines.get(model), ticket.asked.client
+        return own.line.crowded(ticket.batch, client.name, client.weight) if own is not None else None
+
     def models(self) -> list[str]:
         """Those that somebody waits for."""
         return list(self._lines)
