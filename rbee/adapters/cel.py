@@ -83,12 +83,14 @@ class Compiled:
     def value(self, facts: Mapping[str, Any]) -> Any:
         """Raises PolicyFailed."""
         try:
-            found = self._expression.eval(data=facts)
+            told = self._expression.eval(data=facts)
+            found = told.value()
         except Exception as e:  # the library's own, of several kinds
             raise PolicyFailed(cel_words.failure(str(e))) from None
-        if found.type() == _error_type():
-            raise PolicyFailed(cel_words.failure(str(found.value())))
-        return found.value()
+        # What went wrong comes as a value too.
+        if not isinstance(found, (bool, int, float)) and told.type() == _error_type():
+            raise PolicyFailed(cel_words.failure(str(found)))
+        return found
 
 
 def _compile(what: str, text: str) -> Compiled | list[Fault]:

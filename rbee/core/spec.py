@@ -260,7 +260,7 @@ class PolicySpec:
 
     models: Annotated[tuple[str, ...], Doc("Models or aliases it is for; empty: all.")] = ()
     filter: Annotated[str | None, Doc("Workers for which this is false are left out.")] = None
-    score: Annotated[str | None, Doc("A number for each worker; the highest wins.")] = None
+    score: Annotated[str | None, Doc("A number that is added to each worker's score; the highest sum wins.")] = None
     reject: Annotated[str | None, Doc("Requests for which this is true are refused.")] = None
     reason: Annotated[str | None, Doc("What the refused client is told.")] = None
 

@@ -15,7 +15,7 @@ from rbee.contracts import codec
 from rbee.contracts.configs import KnownHive, KnownModel, QueenConfig
 from rbee.contracts.decisions import DecisionRecord
 from rbee.core.errors import RbeeError
-from rbee.core.spec import PolicySpec
+from rbee.core.spec import KeySpec, PolicySpec
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 
 EU = KnownHive(hive_id="eu", url="http://127.0.0.1:9", labels={"region": "eu-west", "power": "quiet"})
@@ -135,6 +135,24 @@ async def test_an_alias_falls_back_in_its_order(tmp_path: Path) -> None:
         assert decision.request.models == ("a", "b")
         assert {x.id: x.excluded for x in decision.candidates}["b1"] is None
         assert decision.attempts or "a1" not in {x.id for x in decision.candidates if x.excluded is None}
+
+
+async def test_a_key_s_labels_hold_for_all_of_its_requests(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hospital-key-0123456789\n")
+    (tmp_path / "key").chmod(0o600)
+    keys = {"hospital": KeySpec(name="hospital", key_file=str(tmp_path / "key"), require={"region": "eu-west"})}
+    key = {"Authorization": "Bearer hospital-key-0123456789"}
+    async with queen_in(tmp_path, queen_config(hives=(EU, US), keys=keys)) as c, workers(c, "u1", "u2", hive_id="us"):
+        status, _, body = await asked(c, headers=key)
+        assert status == 503
+        assert "region=eu-west is required" in body["error"]["message"]
+        status, _, body = await asked(c, headers={**key, "X-Rbee-Require": "region=us-east"})
+        assert status == 503
+        async with workers(c, "e1", hive_id="eu"):
+            assert {await went(c, headers=key) for _ in range(3)} == {"e1"}
+            await went(c, headers={**key, "X-Request-Id": "k"})
+            decision = await explained(c, "k")
+            assert (decision.request.key, decision.request.require) == ("hospital", {"region": "eu-west"})
 
 
 def ruled(**policies: PolicySpec) -> QueenConfig:
