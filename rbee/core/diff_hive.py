@@ -160,7 +160,9 @@ def _on_demand(worker: WorkerWanted, record: WorkerRecord | None, hive: str, ane
         return
     runs = in_place(record) and record.status != "unloaded"
     if record.mark is not None and record.mark.spec_digest != worker.digest:
-        yield _stop_worker(record, hive, "its settings changed; the queen starts it when it is wanted")
+        reason = "its settings changed; the queen starts it when it is wanted"
+        # With the digest: what she has started in its place meanwhile stays.
+        yield _stop_worker(record, hive, reason, digest=worker.digest)
     elif runs and anew:
         yield _stop_worker(record, hive, f"{anew}; the queen starts it when it is wanted")
     elif runs and (reason := _other_idle_timeout(worker, record)):
@@ -212,10 +214,10 @@ def _spawn(kind: Kind, change: Change, worker: WorkerWanted, hive: str, reason: 
     )  # fmt: skip
 
 
-def _stop_worker(record: WorkerRecord, hive: str, reason: str) -> Action:
+def _stop_worker(record: WorkerRecord, hive: str, reason: str, **params: object) -> Action:
     return new_action(
         "worker.stop", "remove", record.worker_id, reason, hive=hive, subject=f"workers.{record.worker_id}",
-        pid=record.pid, model=record.model,
+        pid=record.pid, model=record.model, **params,
     )  # fmt: skip
 
 

@@ -548,6 +548,9 @@ def test_a_worker_on_demand_is_left_to_the_queen(record: WorkerRecord | None) ->
 
 @pytest.mark.parametrize("status", ["ready", "busy", "starting", *ENDED])
 def test_a_worker_on_demand_of_other_settings_goes_and_is_not_started(status: Any) -> None:
+    wanted = hive_wanted(workers=(wanted_worker(on_demand=True),))
+    stopped = one(compare(wanted, hive_actual(workers=(worker(status=status, digest="d9"),))))
+    assert stopped.params["digest"] == "d0"  # what the queen has started like this meanwhile is not stopped
     assert on_demand(worker(status=status, digest="d9")) == [
         ("worker.stop chat-0 on box", "remove", "its settings changed; the queen starts it when it is wanted")
     ]

@@ -492,6 +492,14 @@ def test_a_worker_without_a_process_is_removed_by_its_name(
     assert deleted(on) == stopped
 
 
+@pytest.mark.parametrize(("digest", "stopped"), [("new", []), ("old", [8])])
+def test_what_the_queen_started_as_it_shall_be_is_not_stopped(on: Stage, digest: str, stopped: list[int]) -> None:
+    """Of a worker on demand whose settings changed: there was none running, and now there is."""
+    on.machines.hives["box"].does = a_hive_with(has("chat-0", 8, digest))
+    on.do(workers.stop, action("worker.stop", "chat-0", pid=0, digest="new"))
+    assert deleted(on) == stopped
+
+
 def test_a_limit_of_memory_and_an_idle_timeout_reach_the_hive(on: Stage) -> None:
     on.machines.queen.does = fleet(True)
     made = spawn(idle_timeout=300.0)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from rbee.contracts.configs import KnownHive, KnownModel, QueenConfig, boot_digest
 from rbee.core.actual import HiveActual, Unknown
 from rbee.core.sources import SourceProvider
-from rbee.core.spec import HiveSpec, ModelSpec, QueenSpec, Spec, Ssh
+from rbee.core.spec import HiveSpec, KeySpec, LimitsSpec, ModelSpec, QueenSpec, Spec, Ssh
 from rbee.fleet import settings
 
 HERE = HiveSpec(name="here")
@@ -177,3 +178,24 @@ def test_a_dropped_hive_is_kept_until_it_is_unregistered() -> None:
 
 def test_a_dropped_local_hive_leaves_the_queens_process() -> None:
     assert queen(spec(BOX), {"box": REMOTE, "here": LOCAL}, BEFORE).local_hive is None
+
+
+def test_the_queen_is_told_all_that_the_file_says_of_her() -> None:
+    said = QueenSpec(
+        keys={"alice": KeySpec(name="alice", key_file="/k/alice", weight=2)},
+        limits=LimitsSpec(queue=3, cold_wait=5.0),
+        store="postgresql://rbee@db/rbee",
+        store_password_file="/k/db",
+        traces="http://127.0.0.1:4318",
+        access_log=False,
+    )
+    found = queen(replace(spec(), queen=said), {})
+    assert (found.keys, found.limits, found.access_log) == (said.keys, said.limits, False)
+    assert (found.store, found.store_password_file, found.traces) == (
+        said.store,
+        said.store_password_file,
+        said.traces,
+    )
+    # Keys and limits are read again while she runs; another store asks for a restart.
+    assert boot_digest(replace(found, keys={}, limits=LimitsSpec())) == boot_digest(found)
+    assert boot_digest(replace(found, store=None)) != boot_digest(found)

@@ -12,6 +12,7 @@ from rbee.contracts.operations.workers import (
     WorkerSpawn,
 )
 from rbee.core.actions import Action
+from rbee.core.actual import in_place
 from rbee.core.errors import RbeeError
 from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
@@ -22,7 +23,6 @@ from rbee.fleet.world import Tell, World
 ROUTABLE_TIMEOUT = 5.0
 #: What a hive says of a process that it does not have (any more).
 _GONE = ("not_found", "worker_not_found")
-_ENDED = ("dead", "failed", "stopping")
 
 
 def spawn(world: World, action: Action, tell: Tell) -> None:
@@ -97,14 +97,14 @@ def _delete(hive: str, worker: WorkerRecord) -> WorkerProcessDelete:
 
 def _stop_by_name(world: World, action: Action, tell: Tell) -> None:
     """It has no process (unloaded, failed), or the one that was seen is gone. After a reboot or a death its hive may
-    have started the worker again:
-    what then runs under its name is stopped, unless it is what the action is to bring about.
+    have started the worker again, or the queen, as it shall be: what then runs under its name is stopped, unless it
+    is what the action is to bring about.
     """
     assert action.hive is not None
     api, wanted = world.api(action.hive), action.params.get("digest")
     found: WorkerProcessListResponse = api.run(WorkerProcessList(hive_id=action.hive))
     for worker in found.workers:
-        as_wanted = wanted and worker.mark and worker.mark.spec_digest == wanted and worker.status not in _ENDED
+        as_wanted = wanted and worker.mark and worker.mark.spec_digest == wanted and in_place(worker)
         if worker.worker_id == action.name and not as_wanted:
             try:
                 api.run(_delete(action.hive, worker), tell.event)
