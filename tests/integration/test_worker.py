@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from rbee.core.spec import WorkerOptions
-from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.tiny_gguf import CHATML, WITH_TOOLS, write_tiny_gguf
 from tests.support.workers import Running, running, until, worker_config
 
 pytestmark = pytest.mark.engine
@@ -241,3 +241,13 @@ async def test_a_request_ends_when_its_time_is_over(worker: Running, change: dic
     await until(idle)
     async with worker.client.post(CHAT, json=body, headers={"X-Deadline": "1000"}) as answer:
         assert answer.status == 504
+
+
+@pytest.mark.parametrize(("template", "able"), [(CHATML, ()), (WITH_TOOLS, ("tools",))])
+async def test_it_says_what_its_model_can(tmp_path: Path, template: str, able: tuple[str, ...]) -> None:
+    async with running(worker_config(write_tiny_gguf(tmp_path / "tiny.gguf", template=template))) as worker:
+        said = worker.daemon.state.heartbeat()
+        assert (said.status, said.capabilities, said.progress) == ("ready", able, None)
+        assert said.paths == ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+        await worker.post(CHAT, {"model": "tiny", "messages": HELLO, "max_tokens": 2})
+        assert worker.daemon.state.heartbeat().prompt_tokens > 0

@@ -95,3 +95,18 @@ async def test_a_queen_that_was_away_is_told_when_she_is_back(tmp_path: Path) ->
         await until(lambda: len(queen.heard) >= 2)
     await heartbeat.stop()
     assert queen.heard[-1].status == "ready"
+
+
+async def test_a_model_that_loads_is_told_of_as_it_goes(tmp_path: Path) -> None:
+    state = WorkerState(worker_config(tmp_path), "now", slots=1, context_length=None)
+    far = iter((0.25, 0.5))
+    state.progress = lambda: next(far, 0.75)
+    async with Queen() as queen:
+        heartbeat = Heartbeat(queen.url, None, state, 600)
+        heartbeat.start()
+        await until(lambda: [h.progress for h in queen.heard][:3] == [0.25, 0.5, 0.75])
+        state.enter("serving")
+        await until(lambda: queen.heard[-1].status == "ready")
+        await heartbeat.stop()
+    assert queen.heard[-1].progress is None
+    assert queen.heard[-1].paths == ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")

@@ -16,6 +16,16 @@ CHATML = (
     "{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
 )
 
+#: One that shows the model its tools, and how it calls them.
+WITH_TOOLS = (
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n'}}{% if m['content'] %}{{ m['content'] }}{% endif %}"
+    "{% for c in m['tool_calls'] or [] %}<tool_call>\n"
+    "{{'{\"name\": \"' + c['function']['name'] + '\", \"arguments\": '}}"
+    "{{ c['function']['arguments'] | tojson }}{{'}\n</tool_call>'}}{% endfor %}{{'<|im_end|>\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
+)
+
 
 def _byte_letters() -> list[str]:
     """The 256 printable stand-ins for bytes that GPT-2's tokenizer uses."""
@@ -34,6 +44,7 @@ def write_tiny_gguf(
     context: int = 4096,
     seed: int = 7,
     split: int = 0,
+    template: str = CHATML,
 ) -> Path:
     """Writes the model (4 heads, 2 KV heads, 260 tokens, F32) to `path` and returns it; with `split` so many tensors
     to each of its parts, which are named as llama.cpp does, and then the first of these is returned."""
@@ -62,7 +73,7 @@ def write_tiny_gguf(
     w.add_bos_token_id(259)
     w.add_eos_token_id(258)
     w.add_add_bos_token(False)
-    w.add_chat_template(CHATML)
+    w.add_chat_template(template)
 
     def tensor(name: str, *shape: int) -> None:
         w.add_tensor(name, (rng.standard_normal(shape) * 0.2).astype(np.float32))

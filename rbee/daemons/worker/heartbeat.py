@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: At most one heartbeat in this many seconds; what changes meanwhile goes into the next.
 SHORTEST = 0.25
+#: While the model is being loaded she is told so often how far it is.
+LOADING = 1.0
 #: A queen that restarted hears of everybody within so many seconds, even where no hive tells her.
 LONGEST_WAIT = 4.0
 
@@ -91,7 +93,8 @@ class Heartbeat:
 
     async def _pause(self) -> None:
         """Until there is something to say: another phase at once, another load at most every `SHORTEST` seconds."""
-        for news, longest in ((self._urgent, SHORTEST), (self._news, self._interval)):
+        interval = min(self._interval, LOADING) if self._state.phase == "starting" else self._interval
+        for news, longest in ((self._urgent, SHORTEST), (self._news, interval)):
             try:
                 await asyncio.wait_for(news.wait(), longest)
             except (asyncio.TimeoutError, TimeoutError):
