@@ -57,7 +57,7 @@ Feature: One file, one command, one address
     And the command "plan --detailed-exitcode" is run
     Then the command ends with 2 and says "1 to replace"
     When it is applied again
-    Then the command ends with 0 and says "1 done"
+    Then the command ends with 0 and says "2 done"
     And the queen's process is the one it was
 
   Scenario: A stale plan is refused

@@ -46,7 +46,7 @@ def test_only_the_drifted_host_is_touched(applied: Fleet) -> None:
     assert drifted != text
     applied.home.yaml.write_text(drifted)
     ran = applied.apply()
-    assert "Plan: 0 to add, 0 to change, 1 to replace, 0 to remove." in ran.out
+    assert "Plan: 0 to add, 1 to change, 1 to replace, 0 to remove." in ran.out
     assert applied.pids("h1") == before
     assert applied.asks_well("h2").hive == "h2"
 
