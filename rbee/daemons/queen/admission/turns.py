@@ -10,7 +10,8 @@ from rbee.daemons.queen.admission.queues import Queues, Ticket
 from rbee.daemons.queen.known.registry import Registry, Worker
 from rbee.daemons.queen.routing.router import Router
 
-#: So many of a line are asked in one go whether they can use a free slot; the rest a moment later.
+#: So many of a line are asked in one go whether they can use a free slot (or as many as _SHORT allows); the rest a
+#: moment later.
 _SLICE = 64
 #: A search of a long line is repeated after so many times what it took, unless that was short.
 _REST, _SHORT = 10.0, 0.001
@@ -64,17 +65,17 @@ class Turns:
         """False: nobody can use what it has left."""
         model = worker.beat.model
         while worker.free > 0 and self._queues.waiting(model):
-            served, more = self._serve_one(model, 0)
+            served, rest = self._serve_one(model, 0)
             if not served:
-                if more and model not in self._scanning and self._clock() >= self._rests.get(model, 0.0):
+                if rest and model not in self._scanning and self._clock() >= self._rests.get(model, 0.0):
                     self._scanning.add(model)
-                    asyncio.get_running_loop().call_soon(self._scan, worker, _SLICE, 0.0)
+                    asyncio.get_running_loop().call_soon(self._scan, worker, rest, 0.0)
                 return False
         return True
 
-    def _serve_one(self, model: str, first: int) -> tuple[bool, bool]:
-        """Serves the next of a slice of the line: whether there was one, and whether there are more behind it."""
-        asked = 0
+    def _serve_one(self, model: str, first: int) -> tuple[bool, int]:
+        """Serves the next of a slice of the line: whether there was one, and where the rest begins; 0: no more."""
+        asked, late = 0, self._clock() + _SHORT
         for ticket in self._queues.order(model, first, _SLICE):
             asked += 1
             if ticket.future.done():
@@ -82,8 +83,12 @@ class Turns:
             chosen = self._router.choose(ticket.asked)
             if chosen is not None:
                 self._serve(model, ticket, chosen)
-                return True, True
-        return False, asked == _SLICE
+                return True, first
+            if self._clock() > late:  # policies take longer
+                break
+        else:
+            return False, first + asked if asked == _SLICE else 0
+        return False, first + asked
 
     def _serve(self, model: str, ticket: Ticket, worker: Worker) -> None:
         self.take(worker)
@@ -93,14 +98,14 @@ class Turns:
 
     def _scan(self, worker: Worker, first: int, spent: float) -> None:
         """Down the line, slice by slice with others in between: somebody there may use what those before cannot."""
-        model, began, more = worker.beat.model, self._clock(), False
+        model, began, rest = worker.beat.model, self._clock(), 0
         if self._registry.why_not(worker) is None:
             served = True
             while served and worker.free > 0 and self._queues.waiting(model):
-                served, more = self._serve_one(model, first)
+                served, rest = self._serve_one(model, first)
         spent += self._clock() - began
-        if more and worker.free > 0:
-            asyncio.get_running_loop().call_soon(self._scan, worker, first + _SLICE, spent)
+        if rest and worker.free > 0:
+            asyncio.get_running_loop().call_soon(self._scan, worker, rest, spent)
             return
         self._scanning.discard(model)
         if spent > _SHORT:
