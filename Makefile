@@ -7,14 +7,14 @@ DEMO := examples/demo/rbee.yaml
 SOURCES := pyproject.toml rbee/__init__.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-stop test test-hives test-daemons test-fleets test-fast lint format lab bench lock packages clients schemas clean
+.PHONY: help demo demo-stop test test-hives test-queens test-daemons test-fleets test-fast lint format lab bench lock packages clients schemas clean
 help:
 	@echo "make demo       apply an example fleet on this machine and ask it something"
 	@echo "make demo-stop  stop it and remove what it made"
 	@echo "make test       install what tests need, then run all of them (CI runs this)"
 	@echo "make test-fast  the unit tests: under a minute"
 	@echo "make lint       ruff, mypy, import contracts"
-	@echo "make bench      gateway, apply, download, hive and preload benchmarks"
+	@echo "make bench      gateway, fleet, apply, download, hive and preload benchmarks"
 	@echo "make lock       resolve and pin the dependencies again"
 
 $(VENV)/.python:
@@ -54,14 +54,18 @@ clients: packages
 test: packages clients $(VENV)/.dev lint
 	$(BIN)/coverage run -m pytest tests/unit
 	$(BIN)/coverage report
-	@$(MAKE) -j3 --output-sync=target --no-print-directory test-hives test-daemons test-fleets
+	@$(MAKE) -j4 --output-sync=target --no-print-directory test-hives test-queens test-daemons test-fleets
 
 # Side by side: they mostly wait, each for its own processes.
 HIVES := $(wildcard tests/integration/test_hive*.py)
+QUEENS := $(wildcard $(patsubst %,tests/integration/test_%*.py,access_log admission byte_faithful cold embeddings front \
+	keys node_clients openai_clients policy queen recovery rerank scaling seen splice traces two_queens))
 test-hives:
 	$(BIN)/python -m pytest $(HIVES) --durations=8
+test-queens:
+	$(BIN)/python -m pytest $(QUEENS) --durations=8
 test-daemons:
-	$(BIN)/python -m pytest $(filter-out $(HIVES),$(wildcard tests/integration/test_*.py)) --durations=8
+	$(BIN)/python -m pytest $(filter-out $(HIVES) $(QUEENS),$(wildcard tests/integration/test_*.py)) --durations=8
 test-fleets:
 	$(BIN)/python -m pytest tests/features tests/lab --durations=8
 
@@ -83,6 +87,8 @@ lab: packages $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.gateway
+	$(BIN)/python -m tests.bench.gateway.steady
+	$(BIN)/python -m tests.bench.fleet
 	$(BIN)/python -m tests.bench.apply
 	$(BIN)/python -m tests.bench.catalog
 	$(BIN)/python -m tests.bench.download
