@@ -49,6 +49,8 @@ LANES: Final = {"spawn": 16, "fetch": 64, "verify": 2, "load": 2, "logs": 64}
 LANE: Final = 64
 #: Downloads that fetch at once, whatever number of jobs waits for them.
 DOWNLOADS: Final = 4
+#: A client that takes none of the bytes sent to it for so long is gone: what it held is free again.
+CLIENT_GONE: Final = 120.0
 SSE_KEEPALIVE: Final = 15.0
 LOG_BYTES: Final = 10 * 2**20
 

@@ -142,6 +142,8 @@ class Server:
                 raise _cannot_listen(listener, e) from None
             self._servers.append(server)
             self._ports.append(_port(server.sockets))
+            for place in server.sockets:
+                _notice_the_dead(place.fileno())
 
     def _connections(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> Callable[[], asyncio.Protocol]:
         server = self._runner.server
@@ -188,6 +190,23 @@ class Server:
 
 def _port(sockets: Sequence[Any]) -> int:
     return int(sockets[0].getsockname()[1])
+
+
+def _notice_the_dead(listening: int) -> None:
+    """Connections that this socket accepts end when their other side is silently gone (its power, its network): an
+    idle one after a minute, one with unsent bytes after `CLIENT_GONE`, not after the quarter of an hour that is
+    usual. Accepted sockets inherit it, so it costs a request nothing."""
+    known = {
+        "TCP_KEEPIDLE": 30,
+        "TCP_KEEPINTVL": 10,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": int(defaults.CLIENT_GONE * 1000),  # Linux only
+    }
+    with socket.socket(fileno=os.dup(listening)) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in known.items():
+            if (option := getattr(socket, name, None)) is not None:
+                same.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _cannot_listen(listener: Listener, error: OSError) -> RbeeError:
