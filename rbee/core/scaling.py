@@ -96,6 +96,8 @@ def _since(before: float | None, holds: bool, now: float) -> float | None:
 
 
 def _strained(load: Load, limits: Limits) -> bool:
+    if load.slots + load.coming_slots == 0:
+        return False  # a model that nobody runs is a matter of cold starts, which make room too
     if load.replicas + load.coming >= load.max:
         return False
     if load.waiting > 0 and load.coming_slots == 0:

@@ -141,7 +141,7 @@ async def test_no_room_for_one_more_is_no_reason_to_end_others(tmp_path: Path) -
     async with fleet(tmp_path, hive, *replicas(3), known("other-0", "other"), pace=PACE) as client:
         assert (await ask(client, "other"))[0] == 200
         load = Load(client, 8)
-        await eventually(lambda: any(client.queen.starter.troubles.why(f"chat-{i}") for i in range(3)))
+        await eventually(lambda: any(client.queen.starter.tight.why(f"chat-{i}") for i in range(3)))
         await load.end()
         assert load.statuses == {200}
         assert "other-0" not in hive.unloaded

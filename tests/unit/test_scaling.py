@@ -54,6 +54,10 @@ def test_what_is_coming_counts_as_there() -> None:
     assert after(replace(waiting, waiting=9, coming=1, coming_slots=4), 60.0) is not None
 
 
+def test_a_model_that_nobody_runs_is_none_of_its_business() -> None:
+    assert after(replace(QUIET, replicas=0, min=0, slots=0, waiting=9), 60.0) is None
+
+
 def test_waiting_alone_is_a_strain_whatever_the_slots_say() -> None:
     assert after(replace(QUIET, waiting=1), 60.0) is not None
 

@@ -61,6 +61,8 @@ class Starter:
         self._min_stay = min_stay
         self.spawns = Spawns(clock)
         self.troubles = Troubles(backoff)
+        #: Replicas for which there was no free room: no reason why a cold start, which makes room, should fail.
+        self.tight = Troubles(backoff)
         self.launcher: Launcher | None = None
         self.rooms: Rooms | None = None
         self._waiting: Callable[[str], int] = lambda model: 0
@@ -161,7 +163,10 @@ class Starter:
         return [
             c
             for c in self._find(model).candidates
-            if c.spec_name == spec_name and not self._going(c) and not self.troubles.holds_back(c.worker_id, now)
+            if c.spec_name == spec_name
+            and not self._going(c)
+            and not self.troubles.holds_back(c.worker_id, now)
+            and not self.tight.holds_back(c.worker_id, now)
         ]
 
     async def more(self, candidate: Candidate) -> bool:
@@ -169,16 +174,16 @@ class Starter:
         assert self.launcher is not None
         try:
             done = await self.launcher.launch(candidate)
+        except Short as e:
+            self.tight.note(candidate.worker_id, str(e), self._clock())
+            log.info("no room for one replica more, %s: %s", candidate.worker_id, e)
+            return False
         except RbeeError as e:
             self.troubles.note(candidate.worker_id, str(e), self._clock())
-            log.log(
-                logging.INFO if isinstance(e, Short) else logging.WARNING,
-                "no further replica %s: %s",
-                candidate.worker_id,
-                e,
-            )
+            log.warning("no further replica %s: %s", candidate.worker_id, e)
             return False
         self.troubles.over(candidate.worker_id)
+        self.tight.over(candidate.worker_id)
         return done
 
     # Inside.
