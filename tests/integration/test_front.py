@@ -369,6 +369,23 @@ async def test_a_client_that_stops_reading_is_given_up_in_the_end(tmp_path: Path
         await eventually(lambda: c.queen.metrics.active == 0)
 
 
+async def test_a_client_that_reads_slowly_is_not_given_up(tmp_path: Path) -> None:
+    async with (
+        queen_in(tmp_path) as c,
+        workers(c, "w1"),
+        impatient(c, reading=0.3) as server,
+        raw(c, server.ports[0]) as client,
+    ):
+        client.writer.write(framed(chat(size=30_000_000)))
+        _, headers = await client.head()
+        left = int(headers["content-length"])
+        while left:
+            left -= len(await client.reader.readexactly(min(left, 1_000_000)))
+            await asyncio.sleep(0.03)  # longer than the time given, in all
+        client.writer.write(framed(chat(size=1)))
+        assert (await client.answer())[2] == b"x"
+
+
 async def engine_closed(engine: Any) -> None:
     await eventually(lambda: engine.seen)
     await engine.seen[0].closed.wait()

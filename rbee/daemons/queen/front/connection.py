@@ -122,7 +122,7 @@ class FrontConnection(asyncio.Protocol):
             self.relay.pause()
 
     def resume_writing(self) -> None:
-        self.paused = False
+        self.paused, self.due = False, None  # it reads, however slowly
         if self.relay is not None:
             self.relay.resume()
         self._turn()

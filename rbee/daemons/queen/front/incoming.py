@@ -111,23 +111,19 @@ def _text(value: bytes) -> str:
 class Incoming:
     """A request that the raw front took in: a `ClientRequest`, and what the queen asks of it besides."""
 
-    __slots__ = (
-        "arrived",
-        "body",
-        "chunked",
-        "client",
-        "expects",
-        "headers",
-        "keep_alive",
-        "length",
-        "lines",
-        "old",
-        "path",
-        "tap",
-        "target",
-        "token",
-        "transport",
-    )
+    # What most requests have, in the class: one is made for each.
+    #: The lines of the head after the first, as they came; each begins with CRLF.
+    lines = b""
+    headers: Headers
+    keep_alive = True
+    old = False
+    #: How the body is framed; `expects`: the client waits until it is asked for it.
+    length = 0
+    chunked = False
+    expects = False
+    body = b""
+    client: Client | None = None
+    arrived: float | None = None
 
     def __init__(self, target: str, path: str, tap: Tap, transport: asyncio.Transport, token: Token | None) -> None:
         self.target = target
@@ -136,13 +132,6 @@ class Incoming:
         self.transport: asyncio.Transport | None = transport
         #: What the listener wants; None: it is open.
         self.token = token
-        #: The lines of the head after the first, as they came; each begins with CRLF.
-        self.lines = b""
-        self.client: Client | None = None
-        self.arrived: float | None = None
-        self.body = b""
-        self.chunked = self.expects = False
-        self.length = 0
 
     def read(self, head: bytes) -> bool:
         """Takes in the whole head. False: it asks for more than plain HTTP (an upgrade, a body that is compressed),

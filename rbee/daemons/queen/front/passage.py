@@ -56,42 +56,24 @@ class Passage:
     """`over` is called once, perhaps before `start` returns: then either `refusal` is to be answered with, or `relay`
     has answered, or the client has left."""
 
-    __slots__ = (
-        "_admitted",
-        "_away",
-        "_began",
-        "_dispatcher",
-        "_left",
-        "_over",
-        "_overhead",
-        "_own",
-        "_sent_at",
-        "_waiting",
-        "asked",
-        "refusal",
-        "relay",
-        "request",
-        "request_id",
-        "stopped",
-        "worker",
-    )
+    # The state of one that has not begun, in the class: one is made for every request.
+    request_id = ""
+    asked: Asked | None = None
+    worker: Worker | None = None
+    relay: Relay | None = None
+    refusal: Refusal | None = None
+    stopped = False
+    _admitted = False
+    _left = False
+    _waiting: asyncio.Task[Worker] | None = None
+    #: Seconds that workers had it which gave no answer.
+    _away = 0.0
+    _overhead = 0.0
 
     def __init__(self, dispatcher: Dispatcher, request: QueenRequest, over: Callable[[Passage], None]) -> None:
         self._dispatcher = dispatcher
         self._over = over
         self.request = request
-        self.request_id = ""
-        self.asked: Asked | None = None
-        self.worker: Worker | None = None
-        self.relay: Relay | None = None
-        self.refusal: Refusal | None = None
-        self.stopped = False
-        self._admitted = False
-        self._left = False
-        self._waiting: asyncio.Task[Worker] | None = None
-        #: Seconds that workers had it which gave no answer.
-        self._away = 0.0
-        self._overhead = 0.0
 
     # The way in.
 
@@ -102,10 +84,11 @@ class Passage:
         if request.arrived is None:
             request.arrived = now
         given = request.headers.get("X-Request-Id")
-        known = given is not None and given.isprintable() and len(given) <= _LONGEST_ID
-        self.request_id = given if known and given is not None else dispatcher.new_id()
+        if not given or not given.isprintable() or len(given) > _LONGEST_ID:
+            given = dispatcher.new_id()
+        self.request_id = given
         # Nothing in it is a line's end: it is printable.
-        self._own = [(b"X-Request-Id: %b\r\n" % self.request_id.encode("latin-1", "replace"), _ID_MARK)]
+        self._own = [(b"X-Request-Id: %b\r\n" % given.encode("latin-1", "replace"), _ID_MARK)]
         dispatcher.metrics.active += 1
         self._try(self._admit)
 
