@@ -142,3 +142,16 @@ async def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:
         await until(idle)
         assert (await worker.info())["prompt_tokens"] == 0  # it was never whole
         assert len(await vectors(worker, "and on it goes")) == 1
+
+
+async def test_a_request_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "slow.gguf", width=256, layers=4, feed_forward=1024)
+    async with running(embeds(model)) as worker:
+        body = {"model": "tiny", "input": ["b" * 500] * 1500}
+        async with worker.client.post(EMBEDDINGS, json=body, headers={"X-Request-Timeout": "0.2"}) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (504, "deadline_exceeded")
+
+        async def idle() -> bool:
+            return not await worker.engine_slots_busy()
+
+        await until(idle)

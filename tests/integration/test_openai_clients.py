@@ -300,6 +300,18 @@ async def test_a_client_that_leaves_stops_the_engine(fleet: Fleet, client: Async
     assert (await fleet.chat.info())["tokens_generated"] == before
 
 
+async def test_a_client_that_leaves_ends_its_embeddings(fleet: Fleet, client: AsyncOpenAI) -> None:
+    before = (await fleet.vectors.info())["prompt_tokens"]
+    texts = ["the bee and the flower " * 20] * 2000  # many seconds
+    asked = asyncio.create_task(client.embeddings.create(model="bee-vectors", input=texts))
+    while not await fleet.vectors.engine_slots_busy():
+        assert not asked.done(), asked.result()
+    asked.cancel()
+    await asyncio.wait({asked})
+    await fleet.all_idle()
+    assert (await fleet.vectors.info())["prompt_tokens"] == before
+
+
 async def test_many_at_once(client: AsyncOpenAI) -> None:
     answers = await asyncio.gather(
         *(client.chat.completions.create(model="bee-tiny", messages=ASKED, temperature=0) for _ in range(12))
