@@ -8,24 +8,22 @@ import contextlib
 import dataclasses
 import logging
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from rbee.contracts import codec, defaults
-from rbee.contracts.jobs import ENDED, ChildJob, Job
+from rbee.contracts.jobs import ENDED, Job
 from rbee.contracts.operations import OPERATIONS, OperationType
-from rbee.core.errors import Conflict, NotFound, RbeeError, Unavailable
-from rbee.core.redact import Redactor
+from rbee.core.errors import Conflict, RbeeError, Unavailable
 from rbee.daemons import sse
 from rbee.daemons.app import Route
-from rbee.daemons.job_ends import failure, interrupted, tail
+from rbee.daemons.job_ends import failure, interrupted
+from rbee.daemons.job_execution import JobsHere, Resume
 from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.job_sharing import LOOK, Sharing
 from rbee.daemons.job_store import Store
 from rbee.daemons.lanes import Lanes
-from rbee.daemons.live_job import Fading, Live, attend
-from rbee.daemons.logs import current_job
+from rbee.daemons.live_job import Live, attend
 from rbee.daemons.narrate import JobContext, now
 
 __all__ = ["Handler", "JobContext", "JobRunner", "Resume"]
@@ -34,18 +32,14 @@ log = logging.getLogger(__name__)
 
 #: What it gives is the operation's response: a value, or its JSON, as bytes.
 Handler = Callable[[JobContext, Any], Awaitable[Any]]
-#: Goes on with a job whose child runs on a hive, behind that number of the child's events.
-Resume = Callable[[JobContext, ChildJob, int], Awaitable[Any]]
 #: Of one lane, in a daemon that has no limits of its own for them.
 MAX_RUNNING = 1_000
 CANCEL_WAIT = 10.0
-#: A larger result is kept once, with the job; its event only says that it stands there.
-WRITTEN_TWICE = 2**16
 #: Of a job that is taken up: among so many of its last events is one that its child told.
 _LOOK_BACK = 16
 
 
-class JobRunner:
+class JobRunner(JobsHere):
     """Runs jobs of one daemon. Owned by its event loop; other threads only narrate.
 
     `lanes`: how many run at once, by kind; the others wait, `queued`, first come first served. Without it none waits:
@@ -66,22 +60,12 @@ class JobRunner:
         resumes: Mapping[str, Resume] | None = None,
         beat: float = defaults.OWNER_TTL / 3,
     ) -> None:
-        self.store = self._store = store
-        self._resumes = dict(resumes or {})
+        super().__init__(store, actor, secrets, resumes=resumes or {})
         self.sharing = Sharing(store, self, beat)
         self._handlers = dict(handlers)
-        self._actor = actor
-        known = list(secrets)
-        # Also as they look in JSON: a result is made into it first, and searched then.
-        self._redactor = Redactor([*known, *(codec.encode(k).decode()[1:-1] for k in known)])
         self._unheard = unheard
         self._lanes = lanes or Lanes({}, MAX_RUNNING, queue=0)
-        self._live: dict[str, Live] = {}
-        #: Ended, and not yet written down.
-        self._fading = Fading(store)
         self._stopping = False
-        #: Jobs that ended since the start, by lane and state.
-        self.ended: Counter[tuple[str, str]] = Counter()
 
     async def start(self) -> None:
         """Opens the store. Jobs that a dead process left running become failed, code `interrupted`, but for those that
@@ -189,100 +173,11 @@ class JobRunner:
         self._cut(live)
         self._next(live.lane, live.job.job_id)
 
-    def _cut(self, live: Live, why: str = "The job was interrupted.") -> None:
-        """It ended before its end."""
-        child = live.job.child
-        if live.cancelled:
-            self._end(live, "cancelled")
-        elif live.lost or (live.ties.leaving and child is not None and live.job.operation in self._resumes):
-            self._leave(live)
-        else:
-            self._end(live, "failed", error=interrupted(why, child))
-
-    def _leave(self, live: Live) -> None:
-        """Its stream ends without an end: who reads it asks again."""
-        if not live.feed.ended:
-            live.feed.end(b"")
-            self._live.pop(live.job.job_id, None)
-
     def _next(self, lane: str, job_id: str) -> None:
         """`job_id` leaves its lane, and who waited longest begins."""
         following = self._lanes.leave(lane, job_id)
         if following is not None and not self._stopping:
             self._begin(self._live[following])
-
-    def _context(self, live: Live) -> JobContext:
-        return JobContext(
-            live.job.job_id,
-            actor=self._actor,
-            redactor=self._redactor,
-            sink=lambda event: self._tell(live, event),
-            loop=asyncio.get_running_loop(),
-            ties=live.ties,
-        )
-
-    async def _run(self, live: Live) -> None:
-        current_job.set(live.job.job_id)
-        context = self._context(live)
-        live.ties.on_child = lambda child: self._update(live, child=child)
-        try:
-            if live.written is not None:
-                await asyncio.shield(live.written)
-            self._update(live, state="running", started_at=live.job.started_at or now())
-            result = await live.handler(context, live.request)
-            # JSON made once (it may be a list of 10,000), and without known secrets.
-            live.result = self._redactor.data(result if isinstance(result, bytes) else codec.encode(result))
-            told = codec.embedded(live.result)
-            context.narrate("result", f"{live.job.operation} done.", verbatim=True, result=told)
-            self._end(live, "completed", result=told, result_bytes=len(live.result))
-        except asyncio.CancelledError:
-            self._cut(live)
-        except RbeeError as e:
-            self._end(live, "failed", error=failure(self._redactor.text(str(e)), e.code))
-        except Exception as e:
-            log.exception("%s failed", live.job.operation)
-            text = self._redactor.text(f"{type(e).__name__}: {e}")
-            self._end(live, "failed", error=failure(text, "internal"))
-
-    def _tell(self, live: Live, event: dict[str, Any]) -> None:
-        if live.feed.ended:
-            return
-        if len(live.result) > WRITTEN_TWICE and event["event"] == "result":
-            data = codec.encode({**event, "result": 0})[:-2]  # its last field, and the brace
-            seq = live.feed.append(data, live.result)
-        else:
-            data = codec.encode(event)
-            seq = live.feed.append(data)
-        self._store.append(live.job.job_id, seq, data)
-
-    def _update(self, live: Live, **changes: Any) -> None:
-        live.job = dataclasses.replace(live.job, **changes)
-        self._store.put(live.job)
-
-    def _end(self, live: Live, state: str, **outcome: Any) -> None:
-        if live.feed.ended:
-            return
-        self._update(live, state=state, ended_at=now(), **outcome)
-        self.ended[live.lane, state] += 1
-        live.feed.end(tail(live.job))
-        self._live.pop(live.job.job_id, None)
-        self._fading.add(live)
-
-    def held(self, job_id: str) -> Live | None:
-        """A job that is told from memory."""
-        return self._live.get(job_id) or self._fading.get(job_id)
-
-    async def get(self, job_id: str) -> Job:
-        """Raises NotFound."""
-        live = self.held(job_id)
-        return live.job if live is not None else await self.stored(job_id)
-
-    async def stored(self, job_id: str, *, result: bool = True) -> Job:
-        """Raises NotFound."""
-        job = await self._store.get(job_id, result=result)
-        if job is None:
-            raise NotFound(f"There is no job {job_id!r}.", code="job_not_found")
-        return job
 
     async def cancel(self, job_id: str) -> Job:
         """Cancels and waits (bounded) until the handler is out; one that waits for its turn never runs.
@@ -356,12 +251,18 @@ class JobRunner:
         child, last = job.child, await self._store.last(job.job_id)
         told = await self._store.events(job.job_id, max(0, last - _LOOK_BACK), _LOOK_BACK, large=False)
         behind = next((n for _, event in reversed(told) if (n := _child_event(event)) is not None), 0)
+        try:
+            place = self._lanes.enter(kind.lane, job.job_id)
+        except Unavailable as e:
+            error = interrupted(f"The daemon ended while the job ran, and too many go on: {e}", job.child)
+            self._store.put(dataclasses.replace(job, state="failed", ended_at=error.timestamp, error=error))
+            return
         live = Live(job, kind.lane, lambda context, _: resume(context, child, behind), job.request, resumed=True)
         live.feed = sse.Feed(first=last + 1)
         self._live[job.job_id] = live
         if live.endless:
             attend(live, self._unheard, lambda: self._abandon(live))
-        if not self._lanes.enter(kind.lane, job.job_id):
+        if not place:
             self._begin(live)
 
     def routes(self) -> list[Route]:

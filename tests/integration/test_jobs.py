@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from aiohttp import web
 from yarl import URL
 
 from rbee.adapters.store import SqliteJobStore
-from rbee.contracts.jobs import Job
+from rbee.contracts.jobs import ChildJob, Job
 from rbee.contracts.operations.fleet import QueenCheckResponse
 from rbee.core.errors import NotFound
 from rbee.daemons import sse
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Route, Server, build
-from rbee.daemons.jobs import Handler, JobContext, JobRunner
+from rbee.daemons.jobs import Handler, JobContext, JobRunner, Resume
 from rbee.daemons.lanes import Lanes
 from rbee.daemons.writing import BATCH_BYTES, send_json
 
@@ -56,8 +56,16 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(path: Path, handler: Handler, lanes: Lanes | None = None, **store: int) -> AsyncIterator[Bench]:
-    runner = JobRunner(SqliteJobStore(path, **store), {"QueenCheck": handler}, "test", secrets=[SECRET], lanes=lanes)
+async def bench(
+    path: Path,
+    handler: Handler,
+    lanes: Lanes | None = None,
+    resumes: Mapping[str, Resume] | None = None,
+    **store: int,
+) -> AsyncIterator[Bench]:
+    runner = JobRunner(
+        SqliteJobStore(path, **store), {"QueenCheck": handler}, "test", secrets=[SECRET], lanes=lanes, resumes=resumes
+    )
     await runner.start()
     server = Server(build(runner.routes()), [Listener("127.0.0.1", 0)])
     await server.start()
@@ -256,7 +264,13 @@ async def test_bad_operations_are_refused(tmp_path: Path, body: bytes, status: i
             assert answer.headers["Allow"] == "POST, GET"
 
 
-@pytest.mark.parametrize("query", ["limit=%C2%B2", "limit=0", "limit=1e3", "limit=1001", "cursor=%C2%B2", "state=done"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("limit=%C2%B2", "limit=0", "limit=1e3", "limit=1001", "cursor=%C2%B2", "state=done"),
+        *("operation=QueenChek", "since=yesterday", "since=", "since=0001-01-01T00:00:00%2B14:00"),
+    ],
+)
 async def test_what_the_list_does_not_know_is_refused(tmp_path: Path, query: str) -> None:
     async with (
         bench(tmp_path / "a.db", three) as b,
@@ -326,10 +340,91 @@ async def test_a_large_result_is_left_out_for_who_follows_as_well(tmp_path: Path
         assert whole[2][1]["result"] == (await b.job(job_id))["result"] == {"message": "[redacted] " + "x" * 200_000}
 
 
-@pytest.mark.parametrize("query", ["large=0", "large=null", "large=", "large=false&large=false"])
+async def test_a_list_has_what_was_asked_for(tmp_path: Path) -> None:
+    async with bench(tmp_path / "a.db", three) as b:
+        job_id = await b.submit()
+        await b.stream(job_id)
+        made = (await b.job(job_id))["created_at"]
+
+        async def listed(query: str) -> list[str]:
+            async with b.http.get(URL(f"{b.url}/v1/jobs?{query}", encoded=True)) as answer:
+                assert answer.status == 200, await answer.text()
+                return [j["job_id"] for j in (await answer.json())["jobs"]]
+
+        for query in ("operation=QueenCheck", f"since={made}", "since=2020-01-01T02:00:00+02:00", "since=2020-01-01"):
+            assert await listed(query) == [job_id], query
+        for query in ("operation=Status", "hive_id=h1", "since=2999-01-01T00:00:00Z", "state=failed"):
+            assert await listed(query) == [], query
+
+
+async def test_who_does_not_follow_gets_what_is_there(tmp_path: Path) -> None:
+    async with bench(tmp_path / "a.db", forever) as b:
+        job_id = await b.submit()
+        first = await b.http.get(f"{b.url}/v1/jobs/{job_id}/stream")
+        await first.content.readuntil(b"\n\n")  # it has begun
+        told = frames(await b.stream(job_id, follow="false"))
+        assert [(i, x["event"]) for i, x in told] == [(1, "queen_check_start")]
+        assert await b.stream(job_id, after=1, follow="false") == ""
+        first.close()
+        await b.runner.cancel(job_id)
+        assert frames(await b.stream(job_id, follow="false"))[-1][1] == "[DONE]"
+
+
+async def test_a_job_that_a_hive_does_goes_on_in_the_daemons_next_life(tmp_path: Path) -> None:
+    left = asyncio.Event()
+
+    async def begins(context: JobContext, request: object) -> None:
+        context.ties.on_child(ChildJob(hive_id="h1", job_id="job-child"))
+        for n in range(1, 4):
+            context.relay({"event": "step", "job_id": "job-child", "n": n}, n)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            assert context.ties.leaving
+            left.set()
+            raise
+
+    async def goes_on(context: JobContext, child: ChildJob, after: int) -> bytes:
+        assert (child.job_id, after) == ("job-child", 3)
+        context.relay({"event": "step", "job_id": "job-child", "n": 4}, 4)
+        return b'{"message":"ok"}'
+
+    async with bench(tmp_path / "a.db", begins, resumes={"QueenCheck": goes_on}) as b:
+        job_id = await b.submit()
+        first = await b.http.get(f"{b.url}/v1/jobs/{job_id}/stream")
+        for _ in range(3):
+            await first.content.readuntil(b"\n\n")
+        await b.runner.stop()
+        assert await first.content.read() == b"", "no end: who reads it comes again"
+        assert left.is_set()
+    async with bench(tmp_path / "a.db", begins, resumes={"QueenCheck": goes_on}) as b:
+        told = frames(await b.stream(job_id, after=2))
+        assert [(i, x if i is None else x.get("n")) for i, x in told] == [(3, 3), (4, 4), (5, None), (None, "[DONE]")]
+        assert frames(await b.stream(job_id))[2:] == told
+        job = await b.job(job_id)
+        assert (job["state"], job["result"], job["child"]["job_id"]) == ("completed", {"message": "ok"}, "job-child")
+
+
+async def test_one_that_cannot_go_on_is_interrupted_and_says_where_its_part_goes_on(tmp_path: Path) -> None:
+    store = SqliteJobStore(tmp_path / "a.db")
+    await store.open()
+    child = ChildJob(hive_id="cellar", job_id="job-child")
+    made = Job(job_id="job-1", operation="QueenCheck", state="running", created_at="2026-01-01T00:00:00Z", child=child)
+    store.put(made)
+    store.append("job-1", 1, b'{"event":"step"}')
+    await store.close()
+    async with bench(tmp_path / "a.db", three) as b:
+        told = frames(await b.stream("job-1", after=0))
+        assert [i for i, _ in told] == [1, None, None]
+        assert told[1][1]["code"] == "interrupted"
+        assert "job-child of the hive cellar" in told[1][1]["error"]
+
+
+@pytest.mark.parametrize("query", ["follow=0", "large=0", "large=null", "large=", "large=false&large=false"])
 async def test_large_is_true_or_false(tmp_path: Path, query: str) -> None:
     async with bench(tmp_path / "a.db", three) as b, b.http.get(f"{b.url}/v1/jobs/x/stream?{query}") as answer:
-        assert (answer.status, (await answer.json())["error"]["message"]) == (400, "`large` must be true or false.")
+        said = f"`{query.partition('=')[0]}` must be true or false."
+        assert (answer.status, (await answer.json())["error"]["message"]) == (400, said)
 
 
 async def test_a_large_answer_is_held_once_for_who_stops_reading_it(tmp_path: Path) -> None:

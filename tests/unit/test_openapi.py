@@ -87,6 +87,8 @@ def test_routes_say_their_errors_parameters_and_what_follows_from_a_job() -> Non
     links = post["responses"]["202"]["links"]
     assert links["job"]["operationId"] == one["get"]["operationId"] == "get_v1_jobs_job_id"
     assert links["cancel"]["operationId"] == one["delete"]["operationId"]
-    assert [p["name"] for p in made["paths"]["/v1/jobs"]["get"]["parameters"]] == ["state", "limit", "cursor"]
+    assert [p["name"] for p in made["paths"]["/v1/jobs"]["get"]["parameters"]] == [
+        "state", "operation", "hive_id", "since", "limit", "cursor",
+    ]  # fmt: skip
     ids = [said["operationId"] for path in made["paths"].values() for said in path.values()]
     assert len(set(ids)) == len(ids)

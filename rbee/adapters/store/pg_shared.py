@@ -42,7 +42,7 @@ UPDATE rbee.jobs SET owner = $1 WHERE n IN (
         ELSE NOT $2 AND NOT EXISTS (
             SELECT 1 FROM rbee.leases l WHERE l.name = $3 || j.owner AND NOT ($4 AND l.until <= clock_timestamp()))
         END
-    ORDER BY n LIMIT $5 FOR UPDATE SKIP LOCKED)
+    ORDER BY n LIMIT $5::bigint FOR UPDATE SKIP LOCKED)
 RETURNING n, job
 """
 _LOST = """
@@ -78,7 +78,7 @@ async def take(db: asyncpg.Connection[Any], name: str, tokens: float, rate: floa
 async def claim(db: asyncpg.Connection[Any], holder: str, starting: bool, silent: bool) -> list[Job]:
     """`starting`: her own of before; else those of queens who have given their lease back, and with `silent` of those
     who let it run out. Older ones first."""
-    rows = await db.fetch(_CLAIM, holder, starting, _OWNER, silent, _CLAIMED)
+    rows = await db.fetch(_CLAIM, holder, starting, _OWNER, silent, None if starting else _CLAIMED)
     return [read(row[1], None) for row in sorted(rows, key=lambda row: row[0])]
 
 
