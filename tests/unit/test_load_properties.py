@@ -46,7 +46,11 @@ OPTIONS = st.builds(
     threads=st.none() | st.integers(1, 64),
 )
 TIMEOUTS = st.none() | st.integers(0, 10**6).map(float)
-POLICIES = st.builds(PolicySpec, models=st.lists(TEXTS, max_size=2).map(tuple), filter=st.none() | TEXTS)
+
+
+def policies_for(models: list[str]) -> st.SearchStrategy[PolicySpec]:
+    names = st.lists(st.sampled_from(models), max_size=2, unique=True).map(tuple)
+    return st.builds(PolicySpec, models=names, filter=st.none() | TEXTS, reason=st.none() | TEXTS)
 
 
 @st.composite
@@ -70,7 +74,7 @@ def specs(draw: st.DrawFn) -> Spec:
         models=models,
         workers=workers,
         aliases=draw(st.dictionaries(free, ends, max_size=2)),
-        policies=draw(st.dictionaries(NAMES, POLICIES, max_size=2)),
+        policies=draw(st.dictionaries(NAMES, policies_for(sorted(models)), max_size=2)),
         defaults=Defaults(),
     )
 
