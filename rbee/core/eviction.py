@@ -66,11 +66,8 @@ def _needed(free: Sequence[Resident], lacking_mb: float | None) -> tuple[Residen
     """The least recently used until it is enough, without those that a later one makes needless."""
     if lacking_mb is None:
         return (free[0],)
-    chosen: list[Resident] = []
-    for resident in free:
-        chosen.append(resident)
-        if _enough(chosen, lacking_mb):
-            break
+    count = next(n for n in range(1, len(free) + 1) if _enough(free[:n], lacking_mb))
+    chosen = list(free[:count])
     for resident in reversed(chosen[:-1]):  # the most recently used of the needless stays
         without = [r for r in chosen if r is not resident]
         if _enough(without, lacking_mb):

@@ -71,7 +71,9 @@ class Rooms:
         self._known = {w.worker_id: w for w in known}
 
     def look(self) -> None:
-        """Notes who is there since when."""
+        """Notes who is there since when; without a plan nobody ever goes, and nothing is noted."""
+        if not self._known:
+            return
         now, workers = self._clock(), self._registry.workers
         self._since = {
             w.worker_id: before

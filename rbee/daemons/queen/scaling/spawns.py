@@ -91,4 +91,4 @@ class Spawns:
 
 
 def _number(said: Any) -> float | None:
-    return float(said) if isinstance(said, (int, float)) else None
+    return float(said) if isinstance(said, (int, float)) and not isinstance(said, bool) else None

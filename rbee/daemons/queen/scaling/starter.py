@@ -252,7 +252,7 @@ class Starter:
     def _far(self, model: str, hive_id: str, began: float | None, progress: float | None) -> Loading:
         expected = self.launcher.expected(model, hive_id) if self.launcher is not None else None
         if began is None:
-            eta = expected if progress is None or expected is None else expected * (1 - progress)
+            eta = expected if progress is None or expected is None else expected * max(0.0, 1 - progress)
         else:
             eta = left(self._clock() - began, expected, progress)
         return Loading(progress=progress, eta_seconds=None if eta is None else round(eta, 1))
