@@ -22,6 +22,9 @@ from rbee.core.spec import PolicySpec
 #: Characters of an expression, and comprehensions (`exists`, `map`...) in it; one may not stand in another, nor on
 #: the result of another: what they take then grows with each.
 LONGEST, MOST_COMPREHENSIONS = 2000, 8
+#: Characters of a pattern of `matches`, and the product of the counts in it (`{1,20}`).
+LONGEST_PATTERN, MOST_REPEATS = 100, 100
+_REPEATS = re.compile(r"\{(\d*),?(\d*)\}")
 #: What is the outcome, and no fact.
 _OUTCOME = ("excluded", "terms")
 _KINDS = {"filter": ("bool",), "reject": ("bool",), "score": ("int", "uint", "double")}
@@ -118,7 +121,24 @@ def _compile(what: str, text: str) -> Compiled | list[Fault]:
             else f"{tree.comprehensions} comprehensions; at most {MOST_COMPREHENSIONS}."
         )
         return [Fault(field=what, summary=summary, detail=detail, mend="Use `in`, or split the policy.")]
+    for pattern in tree.patterns:
+        if (why := _costly(pattern)) is not None:
+            mend = "Use a short literal pattern, or `startsWith`, `contains`, `in`."
+            return [Fault(field=what, summary=f"`matches` {why}.", mend=mend, offset=max(text.find("matches"), 0))]
     return Compiled(expression, tuple(n for n in tree.names if n in known))
+
+
+def _costly(pattern: str | None) -> str | None:
+    """What makes a pattern of `matches` too dear. It takes time by its length, times what it repeats, times the
+    text's length; one from a header would be anybody's."""
+    if pattern is None:
+        return "takes a pattern that is written out, not one that is computed"
+    if len(pattern) > LONGEST_PATTERN:
+        return f"has a pattern of {len(pattern)} characters; at most {LONGEST_PATTERN}"
+    times = 1
+    for least, most in _REPEATS.findall(pattern):
+        times *= max(int(least or 0), int(most or 0), 1)
+    return f"repeats {times} times; at most {MOST_REPEATS}" if times > MOST_REPEATS else None
 
 
 def _refused(what: str, text: str, said: str, known: list[str]) -> list[Fault]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 # Fields of the messages.
 _ANY_VALUE, _REFERENCES, _EXPR = 2, 2, 4
-_COMPREHENSION = 9
+_COMPREHENSION, _CALL, _FUNCTION, _ARGUMENTS, _CONSTANT, _STRING = 9, 6, 2, 3, 3, 6
 #: Of each kind of expression (its field in Expr), the fields that hold expressions; entries of a struct hold some too.
 _PARTS = {5: (1,), 6: (1, 3), 7: (1,), 9: (2, 4, 5, 6, 7)}
 _STRUCT, _ENTRIES, _ENTRY_PARTS = 8, 2, (3, 4)
@@ -20,11 +20,13 @@ _STRUCT, _ENTRIES, _ENTRY_PARTS = 8, 2, (3, 4)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
     """`names` are the variables that it looks at; `depth`: how many comprehensions stand in one another, or one on
-    the result of another; `comprehensions`: how many there are."""
+    the result of another; `comprehensions`: how many there are; `patterns` of `matches`, None for one that is no
+    literal."""
 
     names: tuple[str, ...]
     depth: int
     comprehensions: int
+    patterns: tuple[str | None, ...] = ()
 
 
 def read(serialized: bytes) -> Tree:
@@ -38,6 +40,7 @@ def read(serialized: bytes) -> Tree:
             reference = next((v for n, v in _fields(value) if n == 2), b"")
             names += [v.decode() for n, v in _fields(reference) if n == 1]
     deepest = count = 0
+    patterns: list[str | None] = []
     waiting = [(root, 0)]
     while waiting:
         expression, depth = waiting.pop()
@@ -47,12 +50,21 @@ def read(serialized: bytes) -> Tree:
                 inside += 1
                 count += 1
                 deepest = max(deepest, inside)
+            if number == _CALL and (b"matches" in [v for n, v in _fields(value) if n == _FUNCTION]):
+                patterns.append(_literal([v for n, v in _fields(value) if n == _ARGUMENTS][-1:]))
             if number == _STRUCT:
                 entries = (e for n, e in _fields(value) if n == _ENTRIES)
                 waiting += [(v, depth) for e in entries for n, v in _fields(e) if n in _ENTRY_PARTS]
             elif number in _PARTS:
                 waiting += [(v, inside) for n, v in _fields(value) if n in _PARTS[number]]
-    return Tree(names=tuple(sorted(set(names))), depth=deepest, comprehensions=count)
+    return Tree(names=tuple(sorted(set(names))), depth=deepest, comprehensions=count, patterns=tuple(patterns))
+
+
+def _literal(expressions: list[bytes]) -> str | None:
+    """The text that an expression is; None when it is anything else."""
+    constants = [v for e in expressions for n, v in _fields(e) if n == _CONSTANT]
+    found = [v.decode() for c in constants for n, v in _fields(c) if n == _STRING]
+    return found[0] if found else None
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -149,6 +149,23 @@ def test_what_would_grow_with_each_step_is_refused(text: str) -> None:
     assert faults(text)[0].summary == "A comprehension stands in another, or on the result of another."
 
 
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("request.headers['x-p']", "takes a pattern that is written out, not one that is computed"),
+        ("'a' + request.model", "takes a pattern that is written out, not one that is computed"),
+        (f"'{'a' * 101}'", "has a pattern of 101 characters; at most 100"),
+        ("'((a{0,30}){30}){,2}b'", "repeats 1800 times; at most 100"),
+    ],
+)
+def test_a_pattern_is_short_and_written_out(pattern: str, why: str) -> None:
+    for text in (f"request.model == 'x' || worker.id.matches({pattern})", f"true || matches(worker.id, {pattern})"):
+        (fault,) = faults(text)
+        assert fault.summary == f"`matches` {why}."
+        assert text[fault.offset :].startswith("matches")
+    assert value("worker.id.matches('^w[0-9]{1,9}$')") is True
+
+
 def test_several_side_by_side_are_fine_but_not_any_number() -> None:
     one = "worker.capabilities.exists(c, c == 'x')"
     assert value(" || ".join([one] * 8)) is False
@@ -161,7 +178,7 @@ def test_several_side_by_side_are_fine_but_not_any_number() -> None:
         ("worker.labels.power == 'quiet'", 'there is no key "power"; ask with has(...) first'),
         ("request.models[7] == 'x'", "Index error: index=7 size=1"),
         ("worker.slots / (worker.busy - 1) > 1", "divide by zero"),
-        ("worker.id.matches('a{9999}')", "invalid regular expression"),
+        ("worker.id.matches('(')", "invalid regular expression"),
     ],
 )
 def test_what_fails_while_it_runs_says_why(text: str, why: str) -> None:
