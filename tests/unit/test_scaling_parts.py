@@ -55,13 +55,18 @@ def test_what_changed_is_held_back_no_more() -> None:
     assert (troubles.why("a"), troubles.why("b")) == (None, "x")
 
 
-def test_a_spawn_hears_what_is_lacking_and_how_far_it_is() -> None:
+def test_a_spawn_hears_what_is_lacking() -> None:
     spawn = Spawn(WorkerSpawn(model="m", worker_id="w"), 0.0)
-    assert spawn.lacking_mb is None
     spawn.heard({"event": "worker_spawn_memory", "predicted_mb": 300.5, "available_mb": 100})
-    assert (spawn.lacking_mb, spawn.admitted.is_set()) == (200.5, False)
+    assert spawn.lacking_mb == 200.5
+    assert not spawn.admitted.is_set()
+
+
+def test_a_spawn_hears_how_far_it_is() -> None:
+    spawn = Spawn(WorkerSpawn(model="m", worker_id="w"), 0.0)
     spawn.heard({"event": "worker_spawn_health_check", "progress": 0.25})
-    assert (spawn.progress, spawn.admitted.is_set()) == (0.25, True)
+    assert (spawn.progress, spawn.lacking_mb) == (0.25, None)
+    assert spawn.admitted.is_set()
 
 
 @pytest.mark.parametrize("said", [None, "much", [1], {}, True])
