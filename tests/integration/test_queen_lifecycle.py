@@ -150,6 +150,7 @@ async def test_a_hung_workers_hive_is_asked_until_it_can(tmp_path: Path) -> None
     async with hive.run(tmp_path), queen_in(tmp_path, config) as c, workers(c, "w1") as (engine,):
         worker = await hung(c, engine)
         assert await c.heartbeat(beat("w1", engine.port)) == 200
+        c.queen.prober.probe(worker)  # it says that it is well; that is not what is doubted
         assert "quarantined" in str(c.queen.registry.why_not(worker))
         await eventually(lambda: c.queen.registry.why_not(worker) is None, 20)
         assert [(r.worker_id, r.drain) for r in asked] == [("w1", False)] * 2

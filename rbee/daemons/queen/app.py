@@ -222,7 +222,10 @@ class QueenDaemon(Rooms):
                 part.configure(new)
         except BaseException:
             for part in parts:
-                part.configure(self.config)
+                try:
+                    part.configure(self.config)
+                except RbeeError as e:  # a file that was there is gone: the part has what it has read of it
+                    log.error("%s: %s", type(part).__name__, e)
             raise
 
     def reload_quietly(self) -> None:

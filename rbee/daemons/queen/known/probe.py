@@ -37,9 +37,7 @@ class Prober:
     async def _probe(self, worker: Worker) -> None:
         """Until it answers that it is more than starting: its heartbeats may go to another queen, or the one before."""
         wait = defaults.BACKOFF_FIRST
-        while self._registry.workers.get(worker.worker_id) is worker and (
-            worker.unreachable is not None or worker.status == "starting"
-        ):
+        while self._doubtful(worker):
             try:
                 status = await self._ask(worker.beat.url)
             except (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError, ValueError) as e:
@@ -53,6 +51,11 @@ class Prober:
             self._registry.restore(worker, status)
             if worker.status == "starting" or worker.unreachable is not None:
                 await asyncio.sleep(_LOADS)
+
+    def _doubtful(self, worker: Worker) -> bool:
+        """One that is held is let go by who holds it, not by its answer."""
+        known = self._registry.workers.get(worker.worker_id) is worker
+        return known and not worker.held and (worker.unreachable is not None or worker.status == "starting")
 
     async def _ask(self, url: str) -> str:
         """The status that the worker's `/health` tells: `ready`, or what stands in its 503."""
