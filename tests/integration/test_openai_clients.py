@@ -237,6 +237,8 @@ async def test_errors_are_the_clients_own_classes(fleet: Fleet, client: AsyncOpe
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     error = await refused(openai.BadRequestError, messages=[{"role": "user", "content": [picture]}])
     assert "image" in error.message
+    error = await refused(openai.BadRequestError, tools=[{"type": "function"}])
+    assert error.param == "tools"
     # Too long to be sent anywhere, and what the model is not for: 400, which no client tries again.
     error = await refused(openai.BadRequestError, messages=[{"role": "user", "content": "bee " * 50_000}])
     assert (error.code, error.param) == ("context_length_exceeded", "messages")

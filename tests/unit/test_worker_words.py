@@ -152,6 +152,31 @@ def test_an_image_for_a_model_that_reads_none_is_the_clients_mistake() -> None:
     assert told["message"] == "This model reads no image."
 
 
+@pytest.mark.parametrize(
+    ("words", "param"),
+    [
+        ('Failed to parse tools: Missing tool type: "f"', "tools"),
+        ('Failed to parse messages: Missing tool call type: {"id":"a"}', "messages"),
+        ("Failed to parse tool call arguments as JSON: [json.exception.parse_error.101]", "messages"),
+    ],
+)
+def test_what_the_engine_cannot_read_is_the_clients_mistake(words: str, param: str) -> None:
+    """It says 500, and clients would send the same again and again."""
+    said = {"error": {"code": 500, "message": words, "type": "server_error"}}
+    error = engine_error(500, json.dumps(said).encode())
+    told = json.loads(error.body)["error"]
+    assert (error.status, told["type"], told["code"]) == (400, "invalid_request_error", "invalid_value")
+    assert (told["message"], told["param"]) == (words, param)
+
+
+def test_an_input_longer_than_a_step_is_too_long() -> None:
+    words = "input (3001 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
+    error = engine_error(500, json.dumps({"error": {"message": words}}).encode(), "/v1/embeddings")
+    told = json.loads(error.body)["error"]
+    assert (error.status, told["code"], told["param"]) == (400, "context_length_exceeded", "input")
+    assert told["message"] == "An input has 3001 tokens; this worker takes at most 512 in one."
+
+
 def test_an_engine_that_says_nothing_is_still_told() -> None:
     assert "no reason" in json.loads(engine_error(502, b" ").body)["error"]["message"]
 

@@ -34,6 +34,9 @@ _TYPES = {
 #: What llama.cpp calls its own fault, though the request asks for what this model cannot.
 _ASKED_TOO_MUCH = re.compile(r"(image|audio|video) input is not supported")
 
+#: And where it cannot make sense of what the request says.
+_UNREADABLE = re.compile(r"Failed to parse (tools|messages|tool call arguments)\b")
+
 #: What it says of an input that is longer than one step, where all of it must be in one.
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process\..*current batch size: (\d+)")
 
@@ -87,6 +90,9 @@ def engine_error(status: int, body: bytes, path: str = "/v1/chat/completions") -
         message = f"An input has {found[1]} tokens; this worker takes at most {found[2]} in one."
         status, kind, named = 400, openai.INVALID_REQUEST, "context_length_exceeded"
     param = _PROMPTS.get(path, "messages") if named in _ABOUT_THE_PROMPT else error.get("param")
+    if status == 500 and (found := _UNREADABLE.match(message)):
+        status, kind, named = 400, openai.INVALID_REQUEST, "invalid_value"
+        param = "tools" if found[1] == "tools" else _PROMPTS.get(path, "messages")
     return EngineError(status, openai.error_body(message, kind, named, param))
 
 
