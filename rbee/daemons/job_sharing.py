@@ -51,6 +51,7 @@ class Sharing:
         self._forget: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
+        self._ended = False
 
     def start(self) -> None:
         if self._store.shared:
@@ -65,6 +66,8 @@ class Sharing:
         for forget in self._forget:
             forget()
         self._forget.clear()
+        # Before Python 3.12 `wait_for` may swallow a cancel that comes just as it ends.
+        self._ended = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -94,7 +97,8 @@ class Sharing:
             self._look.set()
 
     async def _run(self) -> None:
-        while True:
+        loop = asyncio.get_running_loop()
+        while not self._ended:
             try:
                 await self._look_around()
             except RbeeError as e:  # away; the store has said so
@@ -102,8 +106,11 @@ class Sharing:
             except Exception:
                 log.exception("looking after shared jobs failed")
             self._look.clear()
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                await asyncio.wait_for(self._look.wait(), self._beat)
+            timer = loop.call_later(0.0 if self._ended else self._beat, self._look.set)
+            try:
+                await self._look.wait()
+            finally:
+                timer.cancel()
 
     async def _look_around(self) -> None:
         cancels, lost = await self._store.orders(self._owner.live())

@@ -252,10 +252,11 @@ async def serve_elsewhere(
             if clock() - said > defaults.SSE_KEEPALIVE:
                 await watch.write(response, KEEPALIVE)
                 said = clock()
+            timer = asyncio.get_running_loop().call_later(look, more.set)
             try:
-                await asyncio.wait_for(more.wait(), look)
-            except (asyncio.TimeoutError, TimeoutError):
-                continue
+                await more.wait()
+            finally:
+                timer.cancel()
     except ConnectionError:
         pass
     finally:

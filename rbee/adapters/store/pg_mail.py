@@ -36,6 +36,7 @@ class Mail:
         self._notes: asyncio.Queue[str | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self.listening = asyncio.Event()
+        self._closing = False
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -45,6 +46,8 @@ class Mail:
         ]
 
     async def close(self) -> None:
+        # Before Python 3.12 `wait_for` may swallow a cancel that comes just as it ends.
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -55,7 +58,7 @@ class Mail:
 
     async def _listen(self) -> None:
         wait = defaults.BACKOFF_FIRST
-        while True:
+        while not self._closing:
             db: asyncpg.Connection[Any] | None = None
             try:
                 db = await self._link.connect()
@@ -73,16 +76,19 @@ class Mail:
             await asyncio.sleep(wait)
             wait = min(wait * 2, _BACKOFF_MAX)
 
-    @staticmethod
-    async def _stay(db: asyncpg.Connection[Any]) -> None:
+    async def _stay(self, db: asyncpg.Connection[Any]) -> None:
         """Until the connection is lost."""
-        lost = asyncio.Event()
-        db.add_termination_listener(lambda _: lost.set())
-        while not db.is_closed():
+        loop = asyncio.get_running_loop()
+        look = asyncio.Event()
+        db.add_termination_listener(lambda _: look.set())
+        while not db.is_closed() and not self._closing:
+            timer = loop.call_later(_PING_EVERY, look.set)
             try:
-                await asyncio.wait_for(lost.wait(), _PING_EVERY)
-                return
-            except (asyncio.TimeoutError, TimeoutError):
+                await look.wait()
+            finally:
+                timer.cancel()
+            look.clear()
+            if not db.is_closed():
                 await db.execute("SELECT 1", timeout=_PING_TIMEOUT)
 
     def _heard(self, db: object, pid: int, channel: str, payload: object) -> None:
@@ -92,7 +98,7 @@ class Mail:
             self._notes.put_nowait(None)
 
     async def _deliver(self) -> None:
-        while True:
+        while not self._closing:
             note = await self._notes.get()
             if note is None:
                 for topic in list(self._hearers):

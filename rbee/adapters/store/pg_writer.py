@@ -37,7 +37,7 @@ class Writer:
         #: What is being written: not gone until it is there.
         self._batch: list[Op | asyncio.Future[None]] = []
         self._wake = asyncio.Event()
-        self._closing = False
+        self._closing = self._given_up = False
         self._db: asyncpg.Connection[Any] | None = None
         self._task: asyncio.Task[None] | None = None
         #: Why nothing can be written at the moment.
@@ -90,6 +90,7 @@ class Writer:
             await asyncio.wait({self._task}, timeout=within)
             if not self._task.done():
                 log.error("%s: %d writes are lost", self._link.name, len(self._waiting) + len(self._batch))
+                self._given_up = True  # a cancel may be swallowed by a connection that is just being made
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
         for mark in (*self._batch, *self._waiting):
@@ -99,7 +100,7 @@ class Writer:
 
     async def _run(self) -> None:
         wait = defaults.BACKOFF_FIRST
-        while True:
+        while not self._given_up:
             if not self._batch and not self._waiting:
                 if self._closing:
                     return
