@@ -107,7 +107,8 @@ async def test_a_job_is_submitted_watched_and_told_in_every_way(bench: Bench, tm
     assert [json.loads(line)["message"] for line in out.decode().splitlines()][-1] == GO_ON
 
     ended = (await bench.type("status", job_id, "--format", "json")).lines[0]
-    assert (ended["state"], ended["result"]) == ("completed", {"hive_id": "h1", "message": "All is well.", "checks": []})
+    assert ended["state"] == "completed"
+    assert ended["result"] == {"hive_id": "h1", "message": "All is well.", "checks": []}
     listed = await bench.type(
         "list", "--state", "completed", "--operation", "HiveCheck", "--hive", "h1", "--since", "1h"
     )

@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,7 @@ async def test_the_oldest_ended_jobs_go_when_all_are_too_large(stores: Stores) -
 
 
 async def test_large_results_push_no_other_job_out(stores: Stores) -> None:
-    limits = {"total_bytes": 300_000, "result_bytes": 1_000_000}
+    limits: dict[str, Any] = {"total_bytes": 300_000, "result_bytes": 1_000_000}
     store = await stores.open(**limits)
     for i in range(1, 101):
         store.put(large(i))
