@@ -17,6 +17,8 @@ from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.known.registry import Worker
 from rbee.daemons.queen.routing.facts import own_headers, shown
 
+#: Why it was decided so, and for each worker what excluded it, or the terms of its score.
+_Judged = tuple[str, Mapping[str, tuple[str | None, Mapping[str, float]]]]
 #: How many decisions are kept, and candidates of each.
 MOST_DECISIONS, MOST_CANDIDATES = 2000, 16
 
@@ -121,7 +123,7 @@ class Decisions:
             asked.notes,
             choice.needs,
             choice.seen,
-            choice.decision,
+            _judged(choice) if choice.decision is not None else None,
             tuple(choice.ruling.notes) if choice.ruling is not None else (),
         )
         if len(kept) > MOST_DECISIONS:
@@ -150,8 +152,8 @@ class Decisions:
 
     def _record(self, request_id: str, kept: tuple[Any, ...]) -> DecisionRecord:
         (wall, name, models, path, peek, size, key, priority, headers, outcome, reason, worker_id, tried) = kept[:13]
-        waited, notes, needs, seen, decision, more = kept[13:]
-        candidates, others, why = _candidates(needs, seen, decision, tried or {}, models, self._stale_after)
+        waited, notes, needs, seen, judged, more = kept[13:]
+        candidates, others, why = _candidates(needs, seen, judged, tried or {}, models, self._stale_after)
         at = datetime.fromtimestamp(wall, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return DecisionRecord(
             request_id=request_id,
@@ -182,10 +184,18 @@ class Decisions:
         )
 
 
+def _judged(choice: Choice) -> _Judged:
+    """What was decided with policies, of the workers that are kept."""
+    assert choice.decision is not None
+    ids = {snap[0].worker_id for snap in choice.seen[1]} if choice.seen is not None else set()
+    verdicts = ((v.worker.worker_id, v) for v in choice.decision.verdicts)
+    return choice.decision.reason, {name: (v.excluded, v.terms) for name, v in verdicts if name in ids}
+
+
 def _candidates(
     needs: Needs,
     seen: tuple[Any, ...] | None,
-    decision: Decision[Worker] | None,
+    judged: _Judged | None,
     tried: Mapping[str, str],
     models: tuple[str, ...],
     stale_after: float,
@@ -196,11 +206,12 @@ def _candidates(
     now, snaps, count, affine = seen
     workers = [Seen(s) for s in snaps]
     groups = {m: [w for w in workers if w.beat.model == m] for m in models}
-    again = route(groups, needs, now, stale_after, tried=tried, affine=affine, unseen=count - len(snaps))
-    judged: dict[str, tuple[str | None, Mapping[str, float]]]
-    judged = {v.worker.worker_id: (v.excluded, v.terms) for v in (decision or again).verdicts}
-    found = tuple(_candidate(w, w.worker_id in affine, *judged.get(w.worker_id, (None, {}))) for w in workers)
-    return found, count - len(found), (decision or again).reason
+    if judged is None:
+        again = route(groups, needs, now, stale_after, tried=tried, affine=affine, unseen=count - len(snaps))
+        judged = again.reason, {v.worker.worker_id: (v.excluded, v.terms) for v in again.verdicts}
+    why, verdicts = judged
+    found = tuple(_candidate(w, w.worker_id in affine, *verdicts.get(w.worker_id, (None, {}))) for w in workers)
+    return found, count - len(found), why
 
 
 def _candidate(w: Seen, affine: bool, excluded: str | None, terms: Mapping[str, float]) -> CandidateRecord:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rbee.contracts.configs import QueenConfig
 from rbee.contracts.decisions import DecisionRecord, Outcome
-from rbee.core.deciding import Decision, route
+from rbee.core.deciding import Decision, Judge, route
 from rbee.core.errors import InvalidRequest, RbeeError
-from rbee.core.policy import Compiler
+from rbee.core.policy import Compiler, Ruling
 from rbee.core.routing import Needs, able, pick, reasons, required
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.known.registry import Registry, Worker
@@ -126,19 +127,19 @@ class Router:
             tokens = needs.least
 
     def _ruled(self, asked: Asked, choice: Choice, now: float) -> Worker | None:
-        decision = self._decide(asked, choice, now)
+        decision = self._decide(asked, now, choice.needs, choice.ruling)
         choice.decision = decision
         return decision.chosen
 
-    def _decide(self, asked: Asked, choice: Choice, now: float) -> Decision[Worker]:
+    def _decide(self, asked: Asked, now: float, needs: Needs, judge: Judge | None) -> Decision[Worker]:
         return route(
             {m: list(self._registry.of_model(m).values()) for m in asked.models},
-            choice.needs,
+            needs,
             now,
             self._registry.stale_after,
             tried=asked.tried,
             affine=self._affine_ids(asked),
-            judge=choice.ruling,
+            judge=judge,
         )
 
     def _indexes(self, asked: Asked) -> list[Mapping[str, Worker]]:
@@ -158,7 +159,7 @@ class Router:
         choice: Choice = asked.choice or self._begin(asked)
         now = self._clock()
         if choice.ruling is not None:
-            return self._decide(asked, choice, now).able
+            return self._decide(asked, now, choice.needs, _Filters(choice.ruling)).able
         needs, oldest, tried = choice.needs, now - self._registry.stale_after, asked.tried
         return any(
             able(w, needs, needs.least, oldest, tried)
@@ -173,7 +174,7 @@ class Router:
         if choice.ruling is None:
             workers = self._registry.of_models(asked.models)
             return reasons(workers, now, stale_after, asked.tried, choice.needs)
-        verdicts = self._decide(asked, choice, now).verdicts
+        verdicts = self._decide(asked, now, choice.needs, choice.ruling).verdicts
         return tuple(f"{v.worker.worker_id}: {v.excluded}" for v in verdicts if v.excluded is not None)
 
     def note(self, asked: Asked, outcome: Outcome, reason: str, worker: Worker | None) -> None:
@@ -182,7 +183,7 @@ class Router:
         if worker is None:
             now = self._clock()
             if choice.ruling is not None:
-                choice.decision = self._decide(asked, choice, now)
+                choice.decision = self._decide(asked, now, choice.needs, choice.ruling)
             self.decisions.see(choice, now, self._indexes(asked), None, self._affine_ids(asked))
         self.decisions.keep(asked, choice, outcome, reason, worker)
 
@@ -194,3 +195,13 @@ class Router:
     def failures(self) -> Mapping[str, int]:
         """How often each policy failed and was left out of a decision."""
         return self.policies.failures
+
+
+class _Filters:
+    """Policies as far as it counts whether anybody can: scores decide only among those who can now."""
+
+    def __init__(self, ruling: Ruling) -> None:
+        self.excluded = ruling.excluded
+
+    def terms(self, workers: Sequence[tuple[Any, str, bool]]) -> tuple[Mapping[str, float], ...]:
+        return ()
