@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from rbee.adapters.splice import Tap, Upstream, heads
 from rbee.contracts import defaults
-from rbee.daemons.queen.front.incoming import BadRequest, ChunkedBody, Headers, Incoming
+from rbee.daemons.queen.front.bodies import BadRequest, ChunkedBody
+from rbee.daemons.queen.front.incoming import Headers, Incoming
 
 PATH = "/v1/completions"
 WORKER = Upstream("10.0.0.7", 9300)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from rbee.core.errors import RbeeError
 from rbee.daemons.middleware import error_answer
+from rbee.daemons.queen.front.bodies import BadRequest
 from rbee.daemons.queen.front.errors import NoWorker
-from rbee.daemons.queen.front.incoming import BadRequest
 
 
 class Refusal(NamedTuple):

@@ -14,8 +14,9 @@ from aiohttp import web
 from rbee.adapters.splice import Hearing
 from rbee.core.errors import RbeeError
 from rbee.daemons.access import Listener
+from rbee.daemons.queen.front.bodies import Body, ChunkedBody, SizedBody
 from rbee.daemons.queen.front.dispatch import Dispatcher
-from rbee.daemons.queen.front.incoming import MAX_HEAD, BadRequest, ChunkedBody, Incoming
+from rbee.daemons.queen.front.incoming import MAX_HEAD, Incoming, check_unfinished
 from rbee.daemons.queen.front.passage import Passage
 from rbee.daemons.queen.front.paths import INFERENCE_PATHS
 
@@ -75,7 +76,7 @@ class FrontConnection(asyncio.Protocol):
         #: What came and is not taken yet.
         self._pending = b""
         self._request: Incoming | None = None
-        self._body: bytearray | ChunkedBody = bytearray()
+        self._body: Body | None = None
         self._reading = True
         self._turning = False
         self.paused = False
@@ -111,7 +112,7 @@ class FrontConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._front.remove(self)
         self.phase = GONE
-        self._pending, self._request, self._body = b"", None, bytearray()
+        self._pending, self._request, self._body = b"", None, None
         relay, self.relay = self.relay, None
         if relay is not None:
             relay.client_gone()
@@ -163,7 +164,7 @@ class FrontConnection(asyncio.Protocol):
             return False
         end = data.find(b"\r\n\r\n")
         if end < 0 or end > MAX_HEAD:
-            _check_unfinished(data)
+            check_unfinished(data)
             return False
         assert path is not None
         request = Incoming(target.decode("latin-1"), path, self, self.transport, self._listener.token)
@@ -187,7 +188,7 @@ class FrontConnection(asyncio.Protocol):
         request.client = dispatcher.identify(request.headers, request.token)
         request.arrived = dispatcher.clock()
         self.phase, self.due, self.received = BODY, None, 0
-        self._body = ChunkedBody() if request.chunked else bytearray()
+        self._body = ChunkedBody() if request.chunked else SizedBody(request.length)
         if request.expects and not data:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if data:
@@ -196,30 +197,23 @@ class FrontConnection(asyncio.Protocol):
     def _take_body(self, data: bytes) -> None:
         request, body = self._request, self._body
         assert request is not None
-        if isinstance(body, ChunkedBody):
-            try:
-                rest = body.feed(data)
-            except RbeeError as e:
-                self.end_with(e)
-                return
-            if rest is None:
-                return
-            request.body = bytes(body.data)
-        else:
-            missing = request.length - len(body)
-            body += data if len(data) <= missing else memoryview(data)[:missing]
-            if len(data) < missing:
-                return
-            request.body, rest = bytes(body), data[missing:]
-        self._request, self._body, self._pending = None, bytearray(), rest
+        assert body is not None
+        try:
+            rest = body.feed(data)
+        except RbeeError as e:
+            self.end_with(e)
+            return
+        if rest is None:
+            return
+        request.body = bytes(body.data)
+        self._request, self._body, self._pending = None, None, rest
         self._serve(request)
         self._turn()
 
     @property
     def arrived(self) -> int:
         """Bytes of the body that are there."""
-        body = self._body
-        return len(body.data if isinstance(body, ChunkedBody) else body)
+        return len(self._body.data) if self._body is not None else 0
 
     @property
     def begun(self) -> bool:
@@ -267,7 +261,7 @@ class FrontConnection(asyncio.Protocol):
 
     def end_with(self, error: RbeeError) -> None:
         """Answers what is no whole request, and closes."""
-        self._request, self._body, self._pending = None, bytearray(), b""
+        self._request, self._body, self._pending = None, None, b""
         refusal = self._front.dispatcher.turned_away(error, "", 0.0)
         self.transport.write(refusal.raw(True))
         self._close()
@@ -302,11 +296,3 @@ class FrontConnection(asyncio.Protocol):
             self._passage.stop()
         if self.phase != GONE:
             self.transport.close()
-
-
-def _check_unfinished(data: bytes) -> None:
-    """Raises BadRequest for a head that is too long, or of which what came already is wrong."""
-    if len(data) > MAX_HEAD:
-        raise BadRequest(431, f"The request's head is longer than {MAX_HEAD} bytes.", "head_too_large")
-    if data.count(b"\n") != data.count(b"\r\n"):
-        raise BadRequest(400, "A line of the request's head ends without a carriage return.")

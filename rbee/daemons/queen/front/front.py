@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from rbee.daemons.access import Listener
+from rbee.daemons.queen.front.bodies import BadRequest
 from rbee.daemons.queen.front.connection import BODY, CLOSING, HEAD, SERVED, FrontConnection
 from rbee.daemons.queen.front.dispatch import Dispatcher
-from rbee.daemons.queen.front.incoming import BadRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

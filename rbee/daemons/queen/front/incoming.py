@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A request's head and body as they come over the wire. The head is walked by llhttp, which is strict about it."""
+"""A request as it comes over the wire: its head, which llhttp walks, strict about it, and how its body is framed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httptools
 
 from rbee.adapters.splice import heads
 from rbee.contracts import defaults
-from rbee.core.errors import RbeeError
+from rbee.daemons.queen.front.bodies import BadRequest, too_large
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,23 +20,8 @@ if TYPE_CHECKING:
     from rbee.adapters.splice import Tap, Upstream
     from rbee.daemons.queen.admission.clients import Client
 
-#: The longest head of a request, and the longest line that says a chunk's size; trailers in all.
+#: The longest head of a request.
 MAX_HEAD = 32 * 1024
-_MAX_SIZE_LINE = 256
-_MAX_TRAILERS = 8 * 1024
-_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
-
-
-class BadRequest(RbeeError):
-    """It is no HTTP, or more of it than we take: `status` says which. The connection ends with the answer."""
-
-    def __init__(self, status: int, message: str, code: str = "bad_http") -> None:
-        super().__init__(message, code=code)
-        self.status = status
-
-
-def too_large() -> BadRequest:
-    return BadRequest(413, f"The body is too large: at most {defaults.MAX_BODY} bytes.", "too_large")
 
 
 _LINE = re.compile(rb"\r\n([^:]+):[ \t]*([^\r]*)")
@@ -187,60 +172,9 @@ class Incoming:
         return b"content-encoding" not in lines
 
 
-class ChunkedBody:
-    """A body that comes in chunks, put together; trailers are dropped. Strict, and bounded everywhere."""
-
-    __slots__ = ("_left", "_over", "_rest", "_trailers", "data")
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self._rest = b""
-        #: Bytes of this chunk still to come; None: its size line is next.
-        self._left: int | None = None
-        self._over = False
-        self._trailers = 0
-
-    def feed(self, data: bytes) -> bytes | None:
-        """Takes the next bytes; what follows the body once that is whole, None before. Raises BadRequest."""
-        buffer = self._rest + data if self._rest else data
-        at = 0
-        while True:
-            if self._left:
-                taken = min(self._left, len(buffer) - at)
-                self.data += memoryview(buffer)[at : at + taken]
-                self._left -= taken
-                at += taken
-                if self._left:
-                    self._rest = b""
-                    return None
-            end = buffer.find(b"\r\n", at, at + _MAX_SIZE_LINE if not self._over else len(buffer))
-            if end < 0:
-                self._rest = buffer[at:]
-                if len(self._rest) > (_MAX_TRAILERS if self._over else _MAX_SIZE_LINE):
-                    raise BadRequest(400, "A line between the chunks of the body is too long.")
-                return None
-            line, at = buffer[at:end], end + 2
-            if self._next(line):
-                return buffer[at:]
-
-    def _next(self, line: bytes) -> bool:
-        """A line between data: the end of a chunk, the size of one, a trailer. True: the body is whole."""
-        if self._over:
-            self._trailers += len(line)
-            if self._trailers > _MAX_TRAILERS or b"\n" in line:
-                raise BadRequest(400, "The body's trailers cannot be read.")
-            return not line
-        if self._left == 0:
-            if line:
-                raise BadRequest(400, "A chunk of the body is longer than it said.")
-            self._left = None
-            return False
-        size = _SIZE_LINE.fullmatch(line)
-        if size is None:
-            raise BadRequest(400, "The size of a chunk of the body cannot be read.")
-        self._left = int(size[1], 16)
-        if len(self.data) + self._left > defaults.MAX_BODY:
-            raise too_large()
-        if not self._left:
-            self._over, self._left = True, None
-        return False
+def check_unfinished(data: bytes) -> None:
+    """Raises BadRequest for a head that is too long, or of which what came already is wrong."""
+    if len(data) > MAX_HEAD:
+        raise BadRequest(431, f"The request's head is longer than {MAX_HEAD} bytes.", "head_too_large")
+    if data.count(b"\n") != data.count(b"\r\n"):
+        raise BadRequest(400, "A line of the request's head ends without a carriage return.")
