@@ -23,7 +23,9 @@ class RequestRecord:
     messages: Annotated[int, Doc("How many.")] = 0
     tools: bool = False
     images: bool = False
-    max_tokens: Annotated[int | None, Doc("Most tokens of the answer; policies see 0 where the client says none.")] = None
+    max_tokens: Annotated[int | None, Doc("Most tokens of the answer; policies see 0 where the client says none.")] = (
+        None
+    )
     key: Annotated[str, Doc("Name of the client's key; empty without one.")] = ""
     priority: str = "interactive"
     require: Annotated[dict[str, str], Doc("Labels that the hive must have.")] = field(default_factory=dict)
