@@ -18,7 +18,7 @@ from rbee.cli.init_template import Machine, render
 from rbee.cli.loading import file_option
 from rbee.cli.views import problems as view
 from rbee.core.problems import Problem, Where
-from rbee.core.spec import HOST
+from rbee.core.spec_words import HOST
 
 _HOST = re.compile(r"^\s*host(?:\s*=\s*|\s+)(.+)$", re.IGNORECASE)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rbee.core.records import Device
-from rbee.core.spec import NAME
+from rbee.core.spec_words import NAME
 
 _GIB = 2**30
 #: By the memory that it needs (GiB): a source that fits, and a name for it.

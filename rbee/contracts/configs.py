@@ -13,7 +13,8 @@ from rbee.core.digest import digest
 from rbee.core.providers import EngineProvider
 from rbee.core.records import Mark
 from rbee.core.sources import SourceProvider
-from rbee.core.spec import KeySpec, LimitsSpec, PolicySpec, Ssh, WorkerOptions
+from rbee.core.spec import PolicySpec, Ssh, WorkerOptions
+from rbee.core.spec_queen import KeySpec, LimitsSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rbee.core.checks import Finding, Scene, fits
 from rbee.core.document import Path
-from rbee.core.spec import KeySpec
+from rbee.core.spec_queen import KeySpec
 
 #: Names that the queen gives: to who has the fleet's token, and to strangers.
 FLEET = "fleet"

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from rbee.core.doc import Doc
 from rbee.core.records import DeviceType
-from rbee.core.spec import NAME
+from rbee.core.spec_words import NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rbee.core.spec import DURATION
+from rbee.core.spec_words import DURATION
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATIONS = ("idle_timeout", "queue_timeout", "cold_wait", "first_byte_timeout")

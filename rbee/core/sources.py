@@ -14,7 +14,7 @@ from rbee.core.doc import Doc
 from rbee.core.errors import InvalidRequest
 from rbee.core.model_files import is_quantization, stem
 from rbee.core.problems import did_you_mean
-from rbee.core.spec import NAME
+from rbee.core.spec_words import NAME
 
 Protocol = Literal["huggingface", "ollama", "github", "url", "local", "builtin"]
 PREFIX = r"^[a-z][a-z0-9+.-]*:$"

@@ -11,42 +11,18 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from rbee.core.doc import Doc
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-#: What clients ask for; other servers' names, such as `meta-llama/Llama-3.2-1B` or `llama3.2:1b`, are fine.
-MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
-DEVICE = r"^(auto|cpu|(cuda|metal|rocm|vulkan):[0-9]+)$"
-ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
-#: One word, and nothing that a command could take for an option.
-HOST = r"^[^\s@/-][^\s@/]*$"
-LOGIN = r"^([^\s@/-][^\s@/]*@)?[^\s@/-][^\s@/]*$"
-#: `batch` waits behind all that is interactive.
-Priority = Literal["interactive", "batch"]
-DURATION = r"^([0-9]+(\.[0-9]+)?)(s|m|h|d)$"
-
-_SSH_WRITTEN = {
-    "oneOf": [
-        {"type": "string", "pattern": LOGIN, "description": "A Host of ~/.ssh/config, or [user@]host[:port]."},
-        {"$ref": "#/$defs/Ssh"},
-    ]
-}
-_DURATION_WRITTEN = {
-    "oneOf": [{"type": "string", "pattern": DURATION}, {"type": "number", "minimum": 0}, {"type": "null"}],
-    "description": "A duration such as 30s, 5m, 2h or 1d; a bare number is seconds.",
-}
-_REPLICAS_WRITTEN = {
-    "oneOf": [
-        {"type": "integer", "minimum": 0, "maximum": 1000},
-        {"$ref": "#/$defs/Replicas"},
-    ],
-    "description": "A number, or {min, max}: then the queen starts and ends those beyond `min` by load.",
-}
-_ALIAS_WRITTEN = {
-    "oneOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "uniqueItems": True},
-    ]
-}
+from rbee.core.spec_queen import QueenSpec
+from rbee.core.spec_words import (
+    ADDRESS,
+    ALIAS_WRITTEN,
+    DEVICE,
+    DURATION_WRITTEN,
+    HOST,
+    MODEL_NAME,
+    NAME,
+    REPLICAS_WRITTEN,
+    SSH_WRITTEN,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,99 +37,13 @@ class Ssh:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeySpec:
-    """Someone who may ask for answers: his own key, his share, his limits. Keys open the inference paths only."""
-
-    name: Annotated[str, Doc("The key's name in the file; logs and metrics show it, never the key.", written=False)] = (
-        ""
-    )
-    key_file: Annotated[str, Doc("File (mode 0600) with the key, at least 16 characters.", min_length=1)]
-    priority: Annotated[Priority, Doc("batch waits behind all that is interactive.")] = "interactive"
-    weight: Annotated[int, Doc("Share of a busy model beside other keys.", minimum=1, maximum=100)] = 1
-    requests_per_minute: Annotated[int | None, Doc("More are refused with 429.", minimum=1)] = None
-    concurrent: Annotated[int | None, Doc("Requests at once; more are refused with 429.", minimum=1)] = None
-    require: Annotated[
-        dict[str, str], Doc("Labels that a hive must have to serve this key: where its data may go.")
-    ] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitsSpec:
-    """How much the queen takes on, for all together and for a client that has no key of its own."""
-
-    queue: Annotated[int, Doc("Requests that may wait for one model.", minimum=0, maximum=100_000)] = 200
-    queue_timeout: Annotated[
-        float | None, Doc("Longest wait for a slot of a request without a deadline.", written_as=_DURATION_WRITTEN)
-    ] = 600.0
-    cold_wait: Annotated[
-        float | None,
-        Doc(
-            "How long a request without a deadline waits for a cold model; 0s: it is told 503 and when to come again.",
-            written_as=_DURATION_WRITTEN,
-        ),
-    ] = 0.0
-    first_byte_timeout: Annotated[
-        float | None,
-        Doc(
-            "A worker that accepts a stream and sends nothing for so long is taken for hung, and started again.",
-            written_as=_DURATION_WRITTEN,
-        ),
-    ] = 600.0
-    requests_per_minute: Annotated[int | None, Doc("Of each client; more are refused with 429.", minimum=1)] = None
-    concurrent: Annotated[int | None, Doc("Of each client at once; more are refused with 429.", minimum=1)] = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueenSpec:
-    """The one address that every client talks to. The queen runs on the machine where you apply."""
-
-    listen: Annotated[
-        str, Doc("Address and port for clients. Anything but loopback asks for a token.", pattern=ADDRESS)
-    ] = "127.0.0.1:7833"
-    advertise: Annotated[
-        str | None,
-        Doc(
-            "Address of this machine that hives on other machines use. Found out by itself from the SSH "
-            "connection; needed only behind NAT or a jump host.",
-            min_length=1,
-            example="192.168.1.10",
-        ),
-    ] = None
-    token_file: Annotated[
-        str | None, Doc("File (mode 0600) with the fleet's token. Made by the first `rbee apply` when left out.")
-    ] = None
-    keys: Annotated[
-        dict[str, KeySpec], Doc("Keys for clients, by name. The fleet's token opens everything.", key_pattern=NAME)
-    ] = field(default_factory=dict)
-    limits: Annotated[LimitsSpec, Doc("How much she takes on.")] = field(default_factory=LimitsSpec)
-    store: Annotated[
-        str | None,
-        Doc(
-            "PostgreSQL for jobs, leases and limits that several queens share. Default: a file on her machine.",
-            pattern=r"^postgres(ql)?://",
-            example="postgresql://rbee@db.home.arpa/rbee",
-        ),
-    ] = None
-    store_password_file: Annotated[str | None, Doc("File (mode 0600) with the database's password.")] = None
-    traces: Annotated[
-        str | None,
-        Doc(
-            "OpenTelemetry collector (OTLP over HTTP) for traces of requests.",
-            pattern=r"^https?://",
-            example="http://127.0.0.1:4318",
-        ),
-    ] = None
-    access_log: Annotated[bool, Doc("One JSON line for each request, in access.log of her state directory.")] = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HiveSpec:
     """A machine. Without `ssh` it is this machine, and its hive lives inside the queen's process."""
 
     name: Annotated[str, Doc("The hive's key in the file.", written=False)] = ""
     ssh: Annotated[
         Ssh | None,
-        Doc("How to reach it, as a mapping or [user@]host[:port]; none: this machine.", written_as=_SSH_WRITTEN),
+        Doc("How to reach it, as a mapping or [user@]host[:port]; none: this machine.", written_as=SSH_WRITTEN),
     ] = None
     labels: Annotated[dict[str, str], Doc("Facts about the machine for placing workers.")] = field(default_factory=dict)
     listen: Annotated[
@@ -245,12 +135,12 @@ class WorkerSpec:
     engine: Annotated[
         str | None, Doc("Name of an engine provider. Default: chosen by model format and device.", min_length=1)
     ] = None
-    replicas: Annotated[Replicas, Doc("How many processes.", written_as=_REPLICAS_WRITTEN)] = field(
+    replicas: Annotated[Replicas, Doc("How many processes.", written_as=REPLICAS_WRITTEN)] = field(
         default_factory=Replicas
     )
     options: Annotated[WorkerOptions, Doc("How the engine runs the model.")] = field(default_factory=WorkerOptions)
     idle_timeout: Annotated[
-        float | None, Doc("Unload after this long without a request; none: never.", written_as=_DURATION_WRITTEN)
+        float | None, Doc("Unload after this long without a request; none: never.", written_as=DURATION_WRITTEN)
     ] = None
 
 
@@ -274,7 +164,7 @@ class Defaults:
     options: Annotated[WorkerOptions, Doc("Options for workers, each one by itself.")] = field(
         default_factory=WorkerOptions
     )
-    idle_timeout: Annotated[float | None, Doc("Idle timeout for workers.", written_as=_DURATION_WRITTEN)] = None
+    idle_timeout: Annotated[float | None, Doc("Idle timeout for workers.", written_as=DURATION_WRITTEN)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +186,7 @@ class Spec:
         Doc(
             "Other names for models; a list is tried in order.",
             key_pattern=MODEL_NAME,
-            written_as=_ALIAS_WRITTEN,
+            written_as=ALIAS_WRITTEN,
         ),
     ] = field(default_factory=dict)
     policies: Annotated[dict[str, PolicySpec], Doc("Routing rules, by name.", key_pattern=NAME)] = field(

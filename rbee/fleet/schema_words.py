@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rbee.core import spec
+from rbee.core import spec_words
 from rbee.core.document import Path
 from rbee.core.problems import did_you_mean
 from rbee.core.redact import is_telling
@@ -24,13 +24,16 @@ _KINDS = {
 }
 #: What a pattern of the spec asks for, and words that are right.
 _PATTERNS: dict[str, tuple[str, tuple[str, ...]]] = {
-    spec.NAME: ("Letters, digits, `.`, `_` and `-`, at most 63, the first a letter or a digit.", ()),
-    spec.MODEL_NAME: ("Letters, digits and `. _ : / @ + -`, at most 128, the first a letter or a digit.", ()),
-    spec.DEVICE: ("A device is cpu, cuda:N, metal:N, rocm:N, vulkan:N or auto.", ("cpu", "auto", "cuda:0", "metal:0")),
-    spec.ADDRESS: ("An address is HOST:PORT, such as 127.0.0.1:7833 or [::1]:7833.", ()),
-    spec.HOST: ("One word without `@`, `/` and spaces, and no `-` in front.", ()),
-    spec.LOGIN: ("Write a Host of ~/.ssh/config, or [user@]host[:port].", ()),
-    spec.DURATION: ("A duration is 30s, 5m, 2h or 1d.", ()),
+    spec_words.NAME: ("Letters, digits, `.`, `_` and `-`, at most 63, the first a letter or a digit.", ()),
+    spec_words.MODEL_NAME: ("Letters, digits and `. _ : / @ + -`, at most 128, the first a letter or a digit.", ()),
+    spec_words.DEVICE: (
+        "A device is cpu, cuda:N, metal:N, rocm:N, vulkan:N or auto.",
+        ("cpu", "auto", "cuda:0", "metal:0"),
+    ),
+    spec_words.ADDRESS: ("An address is HOST:PORT, such as 127.0.0.1:7833 or [::1]:7833.", ()),
+    spec_words.HOST: ("One word without `@`, `/` and spaces, and no `-` in front.", ()),
+    spec_words.LOGIN: ("Write a Host of ~/.ssh/config, or [user@]host[:port].", ()),
+    spec_words.DURATION: ("A duration is 30s, 5m, 2h or 1d.", ()),
     r"^[0-9]{1,5}-[0-9]{1,5}$": ("Ports are FIRST-LAST, such as 9300-9999.", ()),
     r"^[0-9a-f]{64}$": ("A SHA-256 is 64 digits of 0-9 and a-f; `sha256sum FILE` prints it.", ()),
 }
@@ -187,9 +190,9 @@ def value_problem(error: Any, around: Mapping[str, Any]) -> Told:
 def _as_pattern(value: str, pattern: str) -> str:
     """The value put right, where it is plain how."""
     device = re.fullmatch(r"(cuda|gpu|metal|rocm|vulkan)[-_ :]?([0-9]*)", value.lower())
-    if pattern == spec.DEVICE and device:
+    if pattern == spec_words.DEVICE and device:
         kind = "cuda" if device[1] == "gpu" else device[1]
         return f"Write {kind}:{device[2] or 0}."
-    if pattern == spec.ADDRESS and re.fullmatch(r"[A-Za-z0-9.-]+", value):
+    if pattern == spec_words.ADDRESS and re.fullmatch(r"[A-Za-z0-9.-]+", value):
         return f"Write {'127.0.0.1:' + value if value.isdigit() else value + ':7833'}."
     return ""

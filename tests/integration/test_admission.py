@@ -15,7 +15,7 @@ import pytest
 
 from rbee.contracts import codec
 from rbee.contracts.configs import KnownModel, QueenConfig
-from rbee.core.spec import KeySpec, LimitsSpec
+from rbee.core.spec_queen import KeySpec, LimitsSpec
 from tests.support.mock_engine import MockEngine, Script
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 

@@ -16,7 +16,7 @@ import pytest
 
 from rbee.adapters.secrets import Token
 from rbee.contracts import defaults
-from rbee.core.spec import LimitsSpec
+from rbee.core.spec_queen import LimitsSpec
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Server, build
 from rbee.daemons.queen.front.front import Front, Patience

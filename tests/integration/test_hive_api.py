@@ -21,7 +21,7 @@ from rbee.core.errors import NotFound, RbeeError, Unauthorized, Unreachable
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Server, build
 from rbee.daemons.jobs import Handler, JobContext, JobRunner
-from tests.support.sshd import free_port
+from tests.support.ports import free_port
 
 
 @contextlib.contextmanager

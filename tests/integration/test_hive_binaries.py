@@ -19,7 +19,8 @@ from rbee.contracts.operations.binaries import (
 )
 from rbee.core.errors import RbeeError
 from rbee.daemons.hive.app import HiveDaemon
-from tests.support.hive import HiveClient, client, free_range, install_engine, machine, settings
+from tests.support.hive import HiveClient, client, install_engine, machine, settings
+from tests.support.ports import free_range
 from tests.support.workers import llama_cpp
 
 

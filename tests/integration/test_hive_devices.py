@@ -22,7 +22,8 @@ from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support import stand_ins
 from tests.support.amd_machine import AmdMachine
-from tests.support.hive import HiveClient, client, free_range, machine, settings, until
+from tests.support.hive import HiveClient, client, machine, settings, until
+from tests.support.ports import free_range
 
 SPAWN = WorkerSpawn(
     model="bee-tiny", worker="rocm", options=WorkerOptions(context_length=128, parallel=1), worker_id="w1"

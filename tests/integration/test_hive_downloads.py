@@ -31,7 +31,8 @@ from rbee.core.errors import RbeeError
 from rbee.core.records import ModelRecord
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import FileServer, file_server
-from tests.support.hive import HiveClient, JobTold, client, free_range, machine, settings, until
+from tests.support.hive import HiveClient, JobTold, client, machine, settings, until
+from tests.support.ports import free_range
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()
 BEE_SHA256 = hashlib.sha256(BEE).hexdigest()

@@ -28,10 +28,11 @@ from rbee.contracts.schemas import SCHEMAS
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.machine.hive_ops import only_for
 from tests.support.files_server import FileServer, file_server
-from tests.support.hive import free_range, settings
 from tests.support.hive import machine as places
+from tests.support.hive import settings
 from tests.support.hive_tool import HiveMachine, Typed
 from tests.support.operation_table import BINARY, DOWNLOADS, PID, TABLE, Step
+from tests.support.ports import free_range
 
 pytestmark = pytest.mark.engine
 OF_A_HIVE = {name for name, kind in OPERATIONS.items() if "hive" in kind.served_by}

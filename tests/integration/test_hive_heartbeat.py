@@ -17,12 +17,12 @@ from rbee.contracts.heartbeat import MonitorData
 from rbee.contracts.openapi import ENDPOINTS
 from rbee.contracts.operations.models import ModelDelete, ModelDownload
 from rbee.core.errors import RbeeError
-from rbee.daemons.app import free_port
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.heartbeat import Heartbeat
 from rbee.daemons.hive.ports import reachable_host
 from tests.support.beats import FakeQueen, running, taking
-from tests.support.hive import HiveClient, client, free_range, machine, settings, until
+from tests.support.hive import HiveClient, client, machine, settings, until
+from tests.support.ports import free_port, free_range
 
 SECRET = "a-token-of-the-fleet"
 

@@ -22,7 +22,8 @@ from rbee.core.logs_window import LONGEST, moment
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.workers.files import LOG_LIMIT, WorkerFolder
-from tests.support.hive import HiveClient, client, free_range, install_engine, machine, settings, until
+from tests.support.hive import HiveClient, client, install_engine, machine, settings, until
+from tests.support.ports import free_range
 from tests.support.spawning import bad_engine
 from tests.support.workers import llama_cpp
 

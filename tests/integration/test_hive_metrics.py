@@ -22,11 +22,11 @@ from rbee.contracts.operations.models import ModelDownload, ModelList
 from rbee.contracts.operations.preload import ModelPreload, ModelPreloadEvict
 from rbee.core.errors import RbeeError
 from rbee.core.records import Device, WorkerRecord
-from rbee.daemons.app import free_port
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.metrics import Restarts, Seen, render
 from rbee.daemons.hive.models.preload import Counts
-from tests.support.hive import HiveClient, client, free_range, machine, settings, until
+from tests.support.hive import HiveClient, client, machine, settings, until
+from tests.support.ports import free_port, free_range
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"(?:,|$)')

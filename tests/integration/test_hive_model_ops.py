@@ -23,8 +23,9 @@ from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
 from tests.support.gguf_bytes import write_parts
-from tests.support.hive import HiveClient, client, free_range, install_engine, machine, settings, until
+from tests.support.hive import HiveClient, client, install_engine, machine, settings, until
 from tests.support.mlc_folder import write_mlc
+from tests.support.ports import free_range
 from tests.support.tiny_gguf import CHATML, write_tiny_gguf
 from tests.support.workers import llama_cpp
 

@@ -16,7 +16,8 @@ from rbee.core.records import WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
-from tests.support.hive import client, free_range, install_engine, machine, settings, until
+from tests.support.hive import client, install_engine, machine, settings, until
+from tests.support.ports import free_range
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine

@@ -20,7 +20,8 @@ from rbee.core.slug import slug
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
 from tests.support.gguf_bytes import write_parts
-from tests.support.hive import HiveClient, client, free_range, machine, settings, until
+from tests.support.hive import HiveClient, client, machine, settings, until
+from tests.support.ports import free_range
 from tests.support.tiny_gguf import write_tiny_gguf
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()

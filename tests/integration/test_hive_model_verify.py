@@ -24,9 +24,10 @@ from rbee.core.records import ModelFile, ModelRecord
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
 from tests.support.gguf_bytes import write_parts
-from tests.support.hive import HiveClient, client, free_range, machine, settings
+from tests.support.hive import HiveClient, client, machine, settings
 from tests.support.hub_server import COMMIT, Hub, hub_server
 from tests.support.mlc_folder import write_mlc
+from tests.support.ports import free_range
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()
 BEE_SHA256 = hashlib.sha256(BEE).hexdigest()

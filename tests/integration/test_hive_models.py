@@ -20,8 +20,9 @@ from rbee.core.errors import RbeeError
 from rbee.core.records import ModelRecord
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
-from tests.support.hive import MARK, HiveClient, client, free_range, machine, settings, until
+from tests.support.hive import MARK, HiveClient, client, machine, settings, until
 from tests.support.hub_server import COMMIT, TOKEN, Hub, hub_server
+from tests.support.ports import free_range
 from tests.support.tiny_gguf import write_tiny_gguf
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()

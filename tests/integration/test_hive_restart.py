@@ -24,10 +24,10 @@ from rbee.contracts.operations.models import ModelDownload, ModelGet
 from rbee.contracts.operations.workers import WorkerProcessDelete, WorkerSpawn
 from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.app import free_port
 from rbee.daemons.hive.workers.files import WorkerFolder
 from tests.support.files_server import file_server
-from tests.support.hive import HiveClient, client, free_range, install_engine, settings, until
+from tests.support.hive import HiveClient, client, install_engine, settings, until
+from tests.support.ports import free_port, free_range
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine

@@ -23,9 +23,9 @@ from rbee.contracts.operations.system import ProcessList, SystemStats
 from rbee.contracts.operations.workers import WorkerProcessDelete, WorkerSpawn
 from rbee.core.errors import RbeeError
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.app import free_port
 from rbee.daemons.hive.app import HiveDaemon
-from tests.support.hive import HiveClient, client, free_range, install_engine, machine, settings, until
+from tests.support.hive import HiveClient, client, install_engine, machine, settings, until
+from tests.support.ports import free_port, free_range
 from tests.support.workers import ROOT, llama_cpp
 
 SPAWN = WorkerSpawn(model="bee-tiny", worker_id="w1", options=WorkerOptions(context_length=128, parallel=1, threads=1))

@@ -15,7 +15,7 @@ import pytest
 
 from rbee.adapters.secrets import BadSecret, Token
 from rbee.contracts.configs import QueenConfig
-from rbee.core.spec import KeySpec, LimitsSpec
+from rbee.core.spec_queen import KeySpec, LimitsSpec
 from tests.support.mock_engine import MockEngine
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 

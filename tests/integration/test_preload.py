@@ -34,8 +34,9 @@ from rbee.core.records import ModelFile, ModelRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.models.preload import Preloader, files_of
-from tests.support.hive import MARK, HiveClient, client, free_range, install_engine, machine, settings, until
+from tests.support.hive import MARK, HiveClient, client, install_engine, machine, settings, until
 from tests.support.hive_process import hive_process, place, ready
+from tests.support.ports import free_range
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' page cache")

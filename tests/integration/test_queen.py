@@ -15,9 +15,9 @@ import pytest
 from rbee.adapters.secrets import Token
 from rbee.contracts import openapi
 from rbee.contracts.configs import KnownModel
-from rbee.daemons.app import free_port
 from rbee.daemons.queen.front.paths import INFERENCE_PATHS
 from tests.support.mock_engine import MockEngine, Script
+from tests.support.ports import free_port
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 
 TOKEN = Token("the-secret-of-the-fleet")

@@ -16,10 +16,10 @@ from rbee.contracts.heartbeat import CapabilityChanges, HiveHeartbeat, MonitorDa
 from rbee.contracts.operations import OPERATIONS
 from rbee.contracts.operations.hives import HiveCheckResponse
 from rbee.core.errors import NotFound
-from rbee.daemons.app import free_port
 from rbee.daemons.jobs import JobContext
 from rbee.daemons.queen.known.hives import queen_url_for
 from tests.support.mock_engine import MockEngine, Script
+from tests.support.ports import free_port
 from tests.support.queen import MODEL, FakeHive, beat, eventually, queen_config, queen_in, record
 
 TOKEN = Token("the-secret-of-the-fleet")

@@ -17,11 +17,12 @@ from rbee.contracts import codec
 from rbee.contracts.configs import KnownModel, QueenConfig
 from rbee.contracts.operations.workers import WorkerProcessDeleteResponse, WorkerRestartResponse
 from rbee.core.errors import RbeeError
-from rbee.core.spec import KeySpec, LimitsSpec, PolicySpec
-from rbee.daemons.app import free_port
+from rbee.core.spec import PolicySpec
+from rbee.core.spec_queen import KeySpec, LimitsSpec
 from rbee.daemons.jobs import JobContext
 from rbee.daemons.queen.known.registry import Registry
 from tests.support.mock_engine import MockEngine, Script, event
+from tests.support.ports import free_port
 from tests.support.queen import MODEL, Client, FakeHive, beat, eventually, queen_config, queen_in, record, workers
 
 TOKENS = 60

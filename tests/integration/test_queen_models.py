@@ -8,7 +8,8 @@ from typing import Any
 
 from rbee.adapters.secrets import Token
 from rbee.contracts.configs import KnownModel, KnownWorker
-from rbee.core.spec import KeySpec, WorkerOptions
+from rbee.core.spec import WorkerOptions
+from rbee.core.spec_queen import KeySpec
 from tests.support.queen import MODEL, Client, beat, queen_config, queen_in, workers
 
 CHAT = ("/v1/chat/completions", "/v1/completions", "/v1/a-path-of-tomorrow")

@@ -15,7 +15,8 @@ from rbee.contracts import codec
 from rbee.contracts.configs import KnownHive, KnownModel, QueenConfig
 from rbee.contracts.decisions import DecisionRecord
 from rbee.core.errors import RbeeError
-from rbee.core.spec import KeySpec, PolicySpec
+from rbee.core.spec import PolicySpec
+from rbee.core.spec_queen import KeySpec
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 
 EU = KnownHive(hive_id="eu", url="http://127.0.0.1:9", labels={"region": "eu-west", "power": "quiet"})

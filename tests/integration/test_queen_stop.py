@@ -42,7 +42,8 @@ from tests.support.fleet_processes import (
     wait_gone,
 )
 from tests.support.mock_engine import event
-from tests.support.rbee_cli import free_port, free_range, until
+from tests.support.ports import free_port, free_range
+from tests.support.rbee_cli import until
 from tests.support.sshd import Sshd
 from tests.support.workers import ROOT
 

@@ -20,10 +20,10 @@ from rbee.adapters import process, shipped
 from rbee.contracts import codec
 from rbee.contracts.configs import QueenConfig
 from rbee.core.slug import slug
-from rbee.daemons.app import free_port
 from rbee.fleet.remote import install
 from tests.support.files_server import file_server
 from tests.support.hive_tool import ARGV, HiveMachine, Typed, wait
+from tests.support.ports import free_port
 from tests.support.workers import ROOT, alive
 
 SPAWN = ("worker", "spawn", "bee-tiny", "--worker-id", "w1", "--context-length", "512", "--parallel", "1")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee.contracts.configs import KnownModel
-from rbee.core.spec import KeySpec, LimitsSpec
+from rbee.core.spec_queen import KeySpec, LimitsSpec
 from tests.integration.test_traces import PARENT, Collector
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 

@@ -23,9 +23,10 @@ from rbee.daemons.hive.app import HiveDaemon
 from rbee.fleet.local_models import parts
 from tests.support import github_server, hub_server, ollama_server
 from tests.support.gguf_bytes import write_parts
-from tests.support.hive import HiveClient, client, free_range, machine, settings
+from tests.support.hive import HiveClient, client, machine, settings
 from tests.support.mlc_folder import write_mlc
 from tests.support.ollama_server import MODEL
+from tests.support.ports import free_range
 from tests.support.sources import give_token, pointed
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()

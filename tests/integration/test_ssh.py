@@ -25,7 +25,8 @@ from rbee.core.errors import RbeeError, Unreachable
 from rbee.core.spec import Ssh
 from rbee.fleet.facts import observe
 from rbee.fleet.ports import Part, Shell
-from tests.support.sshd import Sshd, free_port, make_key
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd, make_key
 
 
 @pytest.fixture

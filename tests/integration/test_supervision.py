@@ -29,7 +29,8 @@ from rbee.core.records import WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.workers.files import WorkerFolder
-from tests.support.hive import MARK, HiveClient, client, free_range, install_engine, machine, settings, until
+from tests.support.hive import MARK, HiveClient, client, install_engine, machine, settings, until
+from tests.support.ports import free_range
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine

@@ -10,7 +10,7 @@ from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.heartbeat import WorkerChange
 from rbee.daemons.hive.workers.files import ProcessFile, WorkerFolder
 from rbee.daemons.hive.workers.supervisor import Supervisor
-from tests.support.hive import free_range
+from tests.support.ports import free_range
 from tests.support.workers import llama_cpp
 
 

@@ -10,10 +10,10 @@ from aiohttp import web
 from rbee.adapters.secrets import Token
 from rbee.contracts import codec
 from rbee.contracts.heartbeat import WorkerHeartbeat
-from rbee.daemons.app import free_port
 from rbee.daemons.worker.app import WorkerDaemon
 from rbee.daemons.worker.heartbeat import Heartbeat
 from rbee.daemons.worker.state import WorkerState
+from tests.support.ports import free_port
 from tests.support.tiny_gguf import write_tiny_gguf
 from tests.support.workers import until, worker_config
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.rbee_cli import Ran, RbeeHome, free_port, free_range, until
+from tests.support.ports import free_port, free_range
+from tests.support.rbee_cli import Ran, RbeeHome, until
 
 from .hosts import Host
 from .lab import Lab

@@ -17,7 +17,8 @@ from rbee.contracts import codec
 from rbee.contracts.heartbeat import HiveHeartbeat
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import serving
-from tests.support.hive import free_range, settings
+from tests.support.hive import settings
+from tests.support.ports import free_range
 
 
 @dataclass

@@ -32,9 +32,11 @@ from rbee.contracts.operations import wire
 from rbee.contracts.operations.fleet import Status
 from rbee.contracts.operations.workers import WorkerSpawn
 from rbee.core.records import ModelRecord
-from rbee.core.spec import LimitsSpec, Ssh, WorkerOptions
+from rbee.core.spec import Ssh, WorkerOptions
+from rbee.core.spec_queen import LimitsSpec
 from tests.support.hive import install_engine
-from tests.support.rbee_cli import free_port, free_range, until
+from tests.support.ports import free_port, free_range
+from tests.support.rbee_cli import until
 from tests.support.workers import ROOT, llama_cpp
 
 MODEL = "bee-tiny"

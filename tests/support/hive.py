@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,27 +30,6 @@ MARK = Mark(fleet="test", spec_digest="d1")
 def machine(root: Path) -> Paths:
     """Directories of a machine that has nothing yet."""
     return Paths(config=root / "config", cache=root / "cache", data=root / "data", state=root / "state")
-
-
-def free_range(count: int = 8) -> tuple[int, int]:
-    """So many neighbouring ports, free a moment ago."""
-    for _ in range(200):
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            begin = int(first.getsockname()[1])
-        if begin + count > 65000:
-            continue
-        free = 0
-        for port in range(begin, begin + count):
-            with socket.socket() as one:
-                try:
-                    one.bind(("127.0.0.1", port))
-                except OSError:
-                    break
-                free += 1
-        if free == count:
-            return begin, begin + count - 1
-    raise AssertionError("no range of free ports")
 
 
 def install_engine(

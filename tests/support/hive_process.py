@@ -18,8 +18,8 @@ import psutil
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.contracts import codec
 from rbee.contracts.configs import HiveConfig
-from rbee.daemons.app import free_port
-from tests.support.hive import HiveClient, free_range, settings, until
+from tests.support.hive import HiveClient, settings, until
+from tests.support.ports import free_port, free_range
 
 
 @dataclass(frozen=True, slots=True)

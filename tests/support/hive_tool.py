@@ -20,8 +20,8 @@ from rbee.adapters import process
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.contracts import codec
 from rbee.contracts.configs import HiveConfig, KnownHive, QueenConfig
-from rbee.daemons.app import free_port
-from tests.support.hive import free_range, install_engine, settings
+from tests.support.hive import install_engine, settings
+from tests.support.ports import free_port, free_range
 from tests.support.workers import ROOT, llama_cpp
 
 RBEE = [sys.executable, "-m", "rbee.cli"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 
-from rbee.daemons.app import free_port
+from tests.support.ports import free_port
 
 #: Quick, and good enough for data that nobody needs after the test.
 SETTINGS = {

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,35 +17,7 @@ from typing import Any
 
 import psutil
 
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """A port that nothing listens on now, and that this run gave to nobody else."""
-    while True:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = int(s.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
-            return port
-
-
-def free_range(length: int) -> tuple[int, int]:
-    """First and last of `length` neighbouring free ports, away from the ephemeral ones."""
-    for first in range(20000 + (os.getpid() * 37) % 8000, 32000, length):
-        ports = range(first, first + length)
-        if any(p in _given for p in ports):
-            continue
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in ports:
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given.update(ports)
-        return first, first + length - 1
-    raise RuntimeError("no free ports")
+from tests.support.ports import free_port, free_range
 
 
 @dataclass(slots=True)

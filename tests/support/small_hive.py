@@ -26,9 +26,9 @@ from rbee.contracts.operations.workers import (
 from rbee.core.errors import Conflict, Insufficient, NotFound, RbeeError
 from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.app import free_port
 from rbee.daemons.jobs import Handler, JobContext
 from tests.support.mock_engine import MockEngine, Script
+from tests.support.ports import free_port
 from tests.support.queen import FakeHive, beat, record
 
 MARK = Mark(fleet="test", spec_digest="d1")

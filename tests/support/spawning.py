@@ -15,7 +15,8 @@ from rbee.contracts.operations.workers import WorkerProcessDelete, WorkerSpawn
 from rbee.core.lifecycle import Limits
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
-from tests.support.hive import HiveClient, client, free_range, install_engine, settings
+from tests.support.hive import HiveClient, client, install_engine, settings
+from tests.support.ports import free_range
 from tests.support.workers import ROOT, llama_cpp
 
 OPTIONS = WorkerOptions(context_length=128, parallel=1, threads=1)

@@ -14,13 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
+
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def make_key(path: Path, kind: str = "ed25519") -> Path:

@@ -19,9 +19,9 @@ from rbee.contracts import codec
 from rbee.contracts.configs import WorkerConfig
 from rbee.core.providers import EngineProvider
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.app import free_port
 from rbee.daemons.worker.app import WorkerDaemon
 from rbee.daemons.worker.supervisor import Limits
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 

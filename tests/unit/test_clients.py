@@ -14,7 +14,7 @@ from rbee.adapters.secrets import Token
 from rbee.contracts.configs import QueenConfig
 from rbee.core.errors import TooMany, Unauthorized
 from rbee.core.rate import Left
-from rbee.core.spec import KeySpec, LimitsSpec
+from rbee.core.spec_queen import KeySpec, LimitsSpec
 from rbee.daemons.queen.admission.clients import Client, Clients
 from rbee.daemons.queen.admission.limits import Limits, LocalRates, headers_of
 

@@ -17,7 +17,7 @@ from rbee.contracts import openai
 from rbee.contracts.configs import QueenConfig
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.core.errors import RbeeError, TooMany, Unavailable
-from rbee.core.spec import LimitsSpec
+from rbee.core.spec_queen import LimitsSpec
 from rbee.daemons.queen.admission.clients import Client
 from rbee.daemons.queen.admission.gate import Gate
 from rbee.daemons.queen.asked import Asked

@@ -21,7 +21,6 @@ from rbee.core.spec import (
     HiveSpec,
     ModelSpec,
     PolicySpec,
-    QueenSpec,
     Replicas,
     Spec,
     Ssh,
@@ -29,6 +28,7 @@ from rbee.core.spec import (
     WorkerOptions,
     WorkerSpec,
 )
+from rbee.core.spec_queen import QueenSpec
 from rbee.fleet.load import load
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)

@@ -9,7 +9,7 @@ import pytest
 
 from rbee.adapters.yaml_source import YamlFiles
 from rbee.core.problems import Problem, ProblemsError
-from rbee.core.spec import KeySpec, LimitsSpec
+from rbee.core.spec_queen import KeySpec, LimitsSpec
 from rbee.fleet.load import Loaded, load
 
 HEAD = "version: 1\nfleet: home\nhives: {here: {labels: {region: eu}}}\nqueen:\n"

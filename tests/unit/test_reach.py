@@ -7,7 +7,8 @@ import pytest
 
 from rbee.contracts.configs import QueenConfig
 from rbee.core.actual import Actual, HiveActual, QueenActual, Unknown
-from rbee.core.spec import QueenSpec, Spec
+from rbee.core.spec import Spec
+from rbee.core.spec_queen import QueenSpec
 from rbee.fleet.observe import Survey
 from rbee.fleet.reach import bindable, without_cut_off
 

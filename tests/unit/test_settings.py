@@ -11,7 +11,8 @@ import pytest
 from rbee.contracts.configs import KnownHive, KnownModel, QueenConfig, boot_digest
 from rbee.core.actual import HiveActual, Unknown
 from rbee.core.sources import SourceProvider
-from rbee.core.spec import HiveSpec, KeySpec, LimitsSpec, ModelSpec, QueenSpec, Spec, Ssh
+from rbee.core.spec import HiveSpec, ModelSpec, Spec, Ssh
+from rbee.core.spec_queen import KeySpec, LimitsSpec, QueenSpec
 from rbee.fleet import settings
 
 HERE = HiveSpec(name="here")

@@ -14,7 +14,8 @@ from rbee.adapters.secrets import BadSecret, Token
 from rbee.contracts.configs import QueenConfig
 from rbee.core.checks_queen import ANONYMOUS, FLEET
 from rbee.core.errors import Unauthorized
-from rbee.core.spec import KeySpec, LimitsSpec, Priority
+from rbee.core.spec_queen import KeySpec, LimitsSpec
+from rbee.core.spec_words import Priority
 from rbee.daemons.access import refuse_foreign_pages
 from rbee.daemons.queen.admission.keys import Keys, read_keys
 

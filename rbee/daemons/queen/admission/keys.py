@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rbee.adapters.secrets import MAKE_KEY, BadSecret, Token, load_token
-from rbee.core.spec import KeySpec
+from rbee.core.spec_queen import KeySpec
 
 
 class Key(NamedTuple):

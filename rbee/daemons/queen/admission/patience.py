@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from rbee.core.errors import DeadlineExceeded, RbeeError, Unavailable
-from rbee.core.spec import LimitsSpec
+from rbee.core.spec_queen import LimitsSpec
 from rbee.daemons.queen.admission.estimates import Estimates, come_again
 from rbee.daemons.queen.admission.queues import Queues, Ticket
 from rbee.daemons.queen.admission.turns import Turns

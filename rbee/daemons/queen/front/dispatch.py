@@ -14,7 +14,7 @@ from rbee.contracts.configs import QueenConfig
 from rbee.contracts.decisions import Outcome as Decided
 from rbee.contracts.openai import Peek
 from rbee.core.errors import DeadlineExceeded, RbeeError
-from rbee.core.spec import LimitsSpec
+from rbee.core.spec_queen import LimitsSpec
 from rbee.daemons.queen.admission.clients import Client, Clients
 from rbee.daemons.queen.admission.gate import Gate
 from rbee.daemons.queen.asked import Asked
