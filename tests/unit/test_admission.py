@@ -14,7 +14,7 @@ from rbee.core.errors import InvalidRequest, NotFound, RbeeError
 from rbee.core.providers import EngineProvider
 from rbee.core.slug import slug
 from rbee.core.spec import WorkerOptions
-from rbee.daemons.hive.workers import admission
+from rbee.daemons.hive.workers import admission, sizing
 from tests.support.tiny_bert import write_tiny_bert
 from tests.unit.test_hive_parts import CPU, MODEL, SPAWN, installed, provider
 
@@ -106,10 +106,10 @@ def test_a_context_beyond_the_models_is_noted() -> None:
     header = gguf.read_header(shipped.builtin_model("bee-tiny"))
     trained = header.shape.context_length
     asked = replace(SPAWN, options=WorkerOptions(context_length=trained + 1))
-    (note,) = admission.notes_of(asked, admission.needs_of(asked, MODEL, header))
+    (note,) = sizing.notes_of(asked, sizing.needs_of(asked, MODEL, header))
     assert f"{trained:,} tokens" in note
-    assert admission.notes_of(SPAWN, admission.needs_of(SPAWN, MODEL, header)) == ()
-    assert admission.notes_of(asked, admission.needs_of(asked, MODEL, None)) == ()
+    assert sizing.notes_of(SPAWN, sizing.needs_of(SPAWN, MODEL, header)) == ()
+    assert sizing.notes_of(asked, sizing.needs_of(asked, MODEL, None)) == ()
 
 
 def test_a_task_that_engine_or_model_cannot_do(tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ def test_a_task_that_engine_or_model_cannot_do(tmp_path: Path) -> None:
 def test_memory_of_a_worker_that_embeds(tmp_path: Path) -> None:
     bert = gguf.read_header(write_tiny_bert(tmp_path / "bert.gguf", context=4096))
     embeds = replace(SPAWN, options=WorkerOptions(task="embed"))
-    assert admission.needs_of(embeds, MODEL, bert).context_length == 4096
+    assert sizing.needs_of(embeds, MODEL, bert).context_length == 4096
     bee = gguf.read_header(shipped.builtin_model("bee-tiny"))
-    needs = admission.needs_of(embeds, MODEL, bee)
+    needs = sizing.needs_of(embeds, MODEL, bee)
     assert (needs.context_length, needs.slots) == (512, 2)
-    on_gpu = admission.needs_of(replace(embeds, worker="cuda"), MODEL, bee)
+    on_gpu = sizing.needs_of(replace(embeds, worker="cuda"), MODEL, bee)
     assert on_gpu.memory > needs.memory

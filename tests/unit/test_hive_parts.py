@@ -23,7 +23,7 @@ from rbee.core.providers import EngineProvider, Needs
 from rbee.core.records import Device, ModelRecord, WorkerBinary, WorkerStatus
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive import ports
-from rbee.daemons.hive.workers import admission, files, health
+from rbee.daemons.hive.workers import admission, files, health, sizing
 from rbee.daemons.hive.workers.files import ProcessFile, WorkerFolder, folders
 from rbee.daemons.hive.workers.managed import Managed
 from rbee.daemons.hive.workers.supervisor import Supervisor
@@ -93,35 +93,35 @@ def test_cpu_without_the_instructions_is_refused_with_the_mend() -> None:
 
 def test_memory_is_told_with_both_numbers() -> None:
     header = gguf.read_header(shipped.builtin_model("bee-tiny"))
-    small = admission.needs_of(replace(SPAWN, options=WorkerOptions(context_length=128, parallel=1)), MODEL, header)
-    large = admission.needs_of(replace(SPAWN, options=WorkerOptions(context_length=512, parallel=64)), MODEL, header)
+    small = sizing.needs_of(replace(SPAWN, options=WorkerOptions(context_length=128, parallel=1)), MODEL, header)
+    large = sizing.needs_of(replace(SPAWN, options=WorkerOptions(context_length=512, parallel=64)), MODEL, header)
     assert (small.slots, small.context_length) == (1, 128)
     assert small.memory < large.memory
-    admission.check_memory(MODEL, small, CPU, small.memory)
+    sizing.check_memory(MODEL, small, CPU, small.memory)
     with pytest.raises(Insufficient, match=rf"about {large.memory / 1e6:,.0f} MB with 64 slots of 512 .* 1 MB are"):
-        admission.check_memory(MODEL, large, CPU, 10**6)
+        sizing.check_memory(MODEL, large, CPU, 10**6)
     with pytest.raises(Insufficient, match=r"on cuda:1"):
-        admission.check_memory(MODEL, large, GPU, admission.available_on(GPU, 10**12, 0))
-    assert admission.available_on(replace(GPU, vram_free_mb=10), 0, 5) == 10 * 2**20 - 5
-    assert admission.available_on(replace(GPU, vram_free_mb=10), 0, 10**9) == 0
-    assert admission.available_on(replace(GPU, vram_free_mb=None), 0, 0) is None
-    assert admission.available_on(replace(GPU, device_type="metal", vram_free_mb=None), 5, 0) == 5
-    assert admission.available_on(CPU, -1, 0) == 0
-    admission.check_memory(MODEL, large, replace(GPU, vram_free_mb=None), None)
-    unknown = admission.needs_of(SPAWN, MODEL, None)
+        sizing.check_memory(MODEL, large, GPU, sizing.available_on(GPU, 10**12, 0))
+    assert sizing.available_on(replace(GPU, vram_free_mb=10), 0, 5) == 10 * 2**20 - 5
+    assert sizing.available_on(replace(GPU, vram_free_mb=10), 0, 10**9) == 0
+    assert sizing.available_on(replace(GPU, vram_free_mb=None), 0, 0) is None
+    assert sizing.available_on(replace(GPU, device_type="metal", vram_free_mb=None), 5, 0) == 5
+    assert sizing.available_on(CPU, -1, 0) == 0
+    sizing.check_memory(MODEL, large, replace(GPU, vram_free_mb=None), None)
+    unknown = sizing.needs_of(SPAWN, MODEL, None)
     assert unknown.memory > MODEL.size_bytes
     assert unknown.context_length is None
 
 
 def test_threads_are_shared_and_refused_when_used_up() -> None:
-    assert admission.share_threads(None, 2, {}) == 1
-    assert admission.share_threads(None, 8, {}) == 4
-    assert admission.share_threads(None, 8, {"a": 7}) == 1
-    assert admission.share_threads(6, 8, {"a": 2}) == 6
+    assert sizing.share_threads(None, 2, {}) == 1
+    assert sizing.share_threads(None, 8, {}) == 4
+    assert sizing.share_threads(None, 8, {"a": 7}) == 1
+    assert sizing.share_threads(6, 8, {"a": 2}) == 6
     with pytest.raises(Insufficient, match=r"needs 1 CPU thread; 0 of 2 cores are left \(a 1, b 1\)"):
-        admission.share_threads(None, 2, {"a": 1, "b": 1})
+        sizing.share_threads(None, 2, {"a": 1, "b": 1})
     with pytest.raises(InvalidRequest, match="has 2 cores"):
-        admission.share_threads(3, 2, {})
+        sizing.share_threads(3, 2, {})
 
 
 @given(st.integers(1, 64), st.lists(st.one_of(st.none(), st.integers(1, 64)), max_size=20))
@@ -129,7 +129,7 @@ def test_threads_given_never_exceed_the_cores(cores: int, wanted: list[int | Non
     given_: dict[str, int] = {}
     for i, want in enumerate(wanted):
         try:
-            given_[str(i)] = admission.share_threads(want, cores, given_)
+            given_[str(i)] = sizing.share_threads(want, cores, given_)
         except RbeeError:
             continue
         assert given_[str(i)] >= 1

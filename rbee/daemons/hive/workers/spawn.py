@@ -15,7 +15,7 @@ from rbee.contracts.narration import Level
 from rbee.contracts.operations.workers import WorkerSpawn, WorkerSpawnResponse
 from rbee.core.errors import Conflict, RbeeError
 from rbee.core.lifecycle import duration
-from rbee.daemons.hive.workers import admission, remembered
+from rbee.daemons.hive.workers import admission, remembered, sizing
 from rbee.daemons.hive.workers.managed import Managed
 from rbee.daemons.hive.workers.remembered import Remembered
 from rbee.daemons.hive.workers.spawn_plan import Plan, Planner, case_of, files_of
@@ -144,7 +144,7 @@ class Spawner:
         if worker is not None:
             return await self._as_it_is(tell, worker, request)
         plan = await self._planner.plan(request)
-        for note in admission.notes_of(request, plan.needs):
+        for note in sizing.notes_of(request, plan.needs):
             tell.narrate("worker_spawn_note", note, "warning", model=plan.model.id, worker_id=request.worker_id)
         sizes = await self._supervisor.sizes()
         # Nothing is awaited from here to the start, so that two at once are granted neither the same memory nor the
@@ -173,7 +173,7 @@ class Spawner:
         """Tell what is needed and what is there. Raises Insufficient."""
         users = (self._supervisor.find(name) for name in self._supervisor.on_device(plan.device.id))
         starting = sum(w.state.predicted for w in users if w is not None and w.state.status == "starting")
-        needs, available = plan.needs, admission.available_on(plan.device, free, starting)
+        needs, available = plan.needs, sizing.available_on(plan.device, free, starting)
         there = "nobody knows how much is" if available is None else f"{available / 1e6:,.0f} MB are"
         how = "as measured before" if needs.basis == "measured" else "by formula"
         tell.narrate(
@@ -186,7 +186,7 @@ class Spawner:
             available_mb=None if available is None else round(available / 1e6, 1),
             basis=needs.basis,
         )
-        admission.check_memory(plan.model, needs, plan.device, available)
+        sizing.check_memory(plan.model, needs, plan.device, available)
 
     def _taken(self, port: int | None) -> Conflict:
         """Who has the port that was asked for."""

@@ -15,9 +15,9 @@ from rbee.core.records import Device, ModelRecord
 from rbee.daemons.access import is_loopback, split_address
 from rbee.daemons.hive.heartbeat import Heartbeat
 from rbee.daemons.hive.machine.devices import Devices
-from rbee.daemons.hive.workers import admission
-from rbee.daemons.hive.workers.admission import Needs
+from rbee.daemons.hive.workers import admission, sizing
 from rbee.daemons.hive.workers.remembered import Case, Remembered
+from rbee.daemons.hive.workers.sizing import Needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Planner:
         assert engine.provider is not None
         header = await asyncio.to_thread(_header, model)
         admission.check_task(request, engine.provider, header)
-        needs = admission.needs_of(request, model, header)
+        needs = sizing.needs_of(request, model, header)
         queen_url, queen_trusted = self._queen_of(request)
         config = WorkerConfig(
             worker_id=request.worker_id or "",

@@ -22,11 +22,11 @@ from rbee.core.lifecycle import Limits
 from rbee.core.records import Mark
 from rbee.core.slug import slug
 from rbee.daemons.hive import ports
-from rbee.daemons.hive.workers.admission import Needs, share_threads
 from rbee.daemons.hive.workers.files import ProcessFile, WorkerFolder, folders, running
 from rbee.daemons.hive.workers.life import Life, OnChange
 from rbee.daemons.hive.workers.managed import ALIVE, Managed
 from rbee.daemons.hive.workers.roster import Roster
+from rbee.daemons.hive.workers.sizing import Needs, share_threads
 
 log = logging.getLogger(__name__)
 
