@@ -8,7 +8,7 @@ import contextlib
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -294,10 +294,9 @@ async def test_a_page_of_another_site_and_a_client_without_the_token_are_refused
 
 
 @contextlib.asynccontextmanager
-async def impatient(c: Client, **seconds: float) -> AsyncIterator[Server]:
+async def impatient(c: Client, clock: Callable[[], float] = time.monotonic, **seconds: float) -> AsyncIterator[Server]:
     """Another server of the same queen, which waits for nobody."""
-    patience = Patience(**{"look": 0.02, **seconds})  # type: ignore[arg-type]
-    front = Front(c.queen.dispatcher, time.monotonic, patience)
+    front = Front(c.queen.dispatcher, clock, Patience(**{"look": 0.02, **seconds}))  # type: ignore[arg-type]
     server = Server(build([]), [Listener("127.0.0.1", 0)], front)
     await server.start()
     try:
@@ -364,16 +363,17 @@ async def test_a_client_that_stops_reading_is_given_up_in_the_end(tmp_path: Path
     async with queen_in(tmp_path) as c, workers(c, "w1") as (engine,), impatient(c, reading=0.1) as server:
         async with raw(c, server.ports[0]) as client:
             client.writer.write(framed(chat(size=50_000_000)))
-            await asyncio.wait_for(engine_closed(engine), 10)
+            await asyncio.wait_for(engine_closed(engine), 30)
             assert client.reader is not None
         await eventually(lambda: c.queen.metrics.active == 0)
 
 
 async def test_a_client_that_reads_slowly_is_not_given_up(tmp_path: Path) -> None:
+    now = 0.0
     async with (
         queen_in(tmp_path) as c,
         workers(c, "w1"),
-        impatient(c, reading=0.3) as server,
+        impatient(c, lambda: now, reading=3.0) as server,
         raw(c, server.ports[0]) as client,
     ):
         client.writer.write(framed(chat(size=30_000_000)))
@@ -381,7 +381,8 @@ async def test_a_client_that_reads_slowly_is_not_given_up(tmp_path: Path) -> Non
         left = int(headers["content-length"])
         while left:
             left -= len(await client.reader.readexactly(min(left, 1_000_000)))
-            await asyncio.sleep(0.03)  # longer than the time given, in all
+            now += 1.0  # longer than the time given, in all
+            await asyncio.sleep(0.03)  # some looks of the server's
         client.writer.write(framed(chat(size=1)))
         assert (await client.answer())[2] == b"x"
 
@@ -414,7 +415,7 @@ async def test_a_client_that_leaves_closes_the_workers_connection(tmp_path: Path
         async with raw(c) as client:
             client.writer.write(framed(chat(stream, tokens=10_000, interval=0.01) if stream else chat(hang=True)))
             await eventually(lambda: engine.seen and (engine.seen[0].sent or not stream))
-        await asyncio.wait_for(engine.seen[0].closed.wait(), 5)
+        await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
         await eventually(lambda: c.queen.registry.workers["w1"].in_flight == 0)
         await eventually(lambda: c.queen.metrics.active == 0)
 
@@ -468,7 +469,7 @@ async def test_while_she_stops_new_requests_are_refused_and_old_ones_end_well(tm
 
 
 async def test_a_worker_that_sends_nothing_of_a_stream_is_doubted_and_another_asked(tmp_path: Path) -> None:
-    config = queen_config(limits=LimitsSpec(first_byte_timeout=0.2))
+    config = queen_config(limits=LimitsSpec(first_byte_timeout=1.0))
     async with queen_in(tmp_path, config) as c, workers(c, "w1", "w2") as engines:
         engines[0].script = Script(hang=True)
         for _ in range(2):
@@ -476,20 +477,20 @@ async def test_a_worker_that_sends_nothing_of_a_stream_is_doubted_and_another_as
                 client.writer.write(framed(chat(True, tokens=2)))
                 status, headers, body = await client.answer()
                 assert (status, headers["x-rbee-worker"], body) == (200, "w2", b"".join(stream_of(2)))
-                assert float(headers["x-rbee-overhead-ms"]) < 150, "the worker's time is not the queen's"
+                assert float(headers["x-rbee-overhead-ms"]) < 900, "the worker's time is not the queen's"
         assert c.queen.quarantine.doubted == 1
         async with raw(c) as client:
-            client.writer.write(framed(chat(size=2, delay=0.4)))
+            client.writer.write(framed(chat(size=2, delay=1.5)))
             assert (await client.answer())[2] == b"xx", "an answer that is no stream has more time"
 
 
 async def test_the_time_in_the_queue_is_not_the_queens_own(tmp_path: Path) -> None:
     async with queen_in(tmp_path) as c, workers(c, "w1", slots=1) as (engine,), raw(c) as first, raw(c) as second:
-        first.writer.write(framed(chat(size=1, delay=0.5)))
+        first.writer.write(framed(chat(size=1, delay=1.5)))
         await eventually(lambda: engine.requests == 1)
         second.writer.write(framed(chat(size=1)))
         assert (await first.answer())[0] == 200
         status, headers, _ = await second.answer()
         assert status == 200
-        assert float(headers["x-rbee-overhead-ms"]) < 250
+        assert float(headers["x-rbee-overhead-ms"]) < 1200
         assert await c.heartbeat(beat("w1", engine.port, slots=1)) == 200
