@@ -116,10 +116,17 @@ def test_a_hung_engine_is_noticed_and_started_anew(fleet: Fleet) -> None:
     assert shown["pid"] != before["pid"]
     fleet.well()
     both_serve(fleet)
-    jobs = ask(f"{fleet.url}/v1/jobs?limit=50")["jobs"]
-    (restart,) = [x for x in jobs if x["operation"] == "WorkerRestart"]
+    restart = until(lambda: _restarted(fleet), "the restart to be over")
     assert restart["state"] == "completed"
     assert "sent nothing for 2 s" in restart["request"]["reason"]
+
+
+def _restarted(fleet: Fleet) -> dict[str, Any] | None:
+    """The one restart that there was, once it has ended: the worker serves before the job has said so."""
+    jobs = ask(f"{fleet.url}/v1/jobs?limit=50")["jobs"]
+    restart: dict[str, Any]
+    (restart,) = [x for x in jobs if x["operation"] == "WorkerRestart"]
+    return None if restart["state"] in ("queued", "running") else restart
 
 
 def _after(fleet: Fleet, before: dict[str, Any]) -> dict[str, Any] | None:
