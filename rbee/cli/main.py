@@ -26,6 +26,8 @@ COMMANDS = {
 }
 #: Families of operations that are commands of their own (`rbee worker list`), made from their declarations.
 FAMILIES = ("worker", "model", "download", "preload", "device", "system", "binary", "hive", "queen")
+#: Commands of families that do more than their operation: `stop` sees to it that nothing starts her again.
+DOING_MORE = {"queen": ("rbee.cli.queen_stop_cmd:stop",)}
 
 
 class _Lazy(click.Group):
@@ -36,14 +38,18 @@ class _Lazy(click.Group):
         if cmd_name in FAMILIES:
             from rbee.cli.operation_cmds import family
 
-            return family(cmd_name)
-        where = COMMANDS.get(cmd_name)
-        if where is None:
-            return None
-        module, _, name = where.partition(":")
-        found = getattr(importlib.import_module(module), name)
-        assert isinstance(found, click.Command)
-        return found
+            group = family(cmd_name)
+            for where in DOING_MORE.get(cmd_name, ()):
+                group.add_command(_command(where))
+            return group
+        return _command(COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+
+def _command(where: str) -> click.Command:
+    module, _, name = where.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    assert isinstance(found, click.Command)
+    return found
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -66,10 +66,6 @@ def family(name: str, site: Site | None = None) -> click.Group:
     for kind in OPERATIONS.values():
         if kind.family == name:
             group.add_command(command(kind, site or queen()))
-    if name == "queen" and site is None:
-        from rbee.cli.queen_stop_cmd import stop
-
-        group.add_command(stop)  # which also sees to it that nothing starts her again
     return group
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -16,11 +16,9 @@ from rbee.daemons import sse
 from rbee.daemons.app import Route
 from rbee.daemons.job_ends import tail
 from rbee.daemons.job_sharing import LOOK
+from rbee.daemons.jobs import JobRunner
 from rbee.daemons.middleware import json_response
 from rbee.daemons.writing import send_json
-
-if TYPE_CHECKING:
-    from rbee.daemons.jobs import JobRunner
 
 STATES: Final = ("queued", "running", "completed", "failed", "cancelled")
 

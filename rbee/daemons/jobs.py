@@ -16,10 +16,8 @@ from rbee.contracts.jobs import ENDED, Job
 from rbee.contracts.operations import OPERATIONS, OperationType
 from rbee.core.errors import Conflict, RbeeError, Unavailable
 from rbee.daemons import sse
-from rbee.daemons.app import Route
 from rbee.daemons.job_ends import failure, interrupted
 from rbee.daemons.job_execution import JobsHere, Resume
-from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.job_sharing import LOOK, Sharing
 from rbee.daemons.job_store import Store
 from rbee.daemons.lanes import Lanes
@@ -264,9 +262,6 @@ class JobRunner(JobsHere):
             attend(live, self._unheard, lambda: self._abandon(live))
         if not place:
             self._begin(live)
-
-    def routes(self) -> list[Route]:
-        return JobRoutes(self).routes()
 
 
 def _child_event(event: bytes) -> int | None:

@@ -20,6 +20,7 @@ from rbee.contracts.operations.fleet import QueenCheck, QueenCheckResponse
 from rbee.core.errors import NotFound, RbeeError, Unauthorized, Unreachable
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Server, build
+from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import Handler, JobContext, JobRunner
 from tests.support.ports import free_port
 
@@ -33,7 +34,7 @@ def daemon(path: Path, handler: Handler) -> Iterator[tuple[str, asyncio.Abstract
     async def serve() -> None:
         runner = JobRunner(SqliteJobStore(path), {"QueenCheck": handler}, "test")
         await runner.start()
-        server = Server(build(runner.routes()), [Listener("127.0.0.1", 0)])
+        server = Server(build(JobRoutes(runner).routes()), [Listener("127.0.0.1", 0)])
         await server.start()
         made.append(server.urls[0])
         up.set()

@@ -15,6 +15,7 @@ from rbee.adapters.store import SqliteJobStore
 from rbee.contracts.operations.preload import ModelPreload, ModelPreloadEvict, ModelPreloadEvictResponse
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Server, build
+from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import JobContext, JobRunner
 from rbee.daemons.lanes import Lanes
 from tests.support.hive import HiveClient
@@ -61,7 +62,7 @@ async def runner(tmp_path: Path, slow: Slow) -> AsyncIterator[JobRunner]:
 
 @pytest.fixture
 async def hive(runner: JobRunner) -> AsyncIterator[HiveClient]:
-    server = Server(build(runner.routes()), [Listener("127.0.0.1", 0)])
+    server = Server(build(JobRoutes(runner).routes()), [Listener("127.0.0.1", 0)])
     await server.start()
     async with aiohttp.ClientSession() as http:
         yield HiveClient(server.urls[0], http)

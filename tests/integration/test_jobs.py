@@ -23,6 +23,7 @@ from rbee.core.errors import NotFound
 from rbee.daemons import sse
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Route, Server, build
+from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import Handler, JobContext, JobRunner, Resume
 from rbee.daemons.lanes import Lanes
 from rbee.daemons.writing import BATCH_BYTES, send_json
@@ -67,7 +68,7 @@ async def bench(
         SqliteJobStore(path, **store), {"QueenCheck": handler}, "test", secrets=[SECRET], lanes=lanes, resumes=resumes
     )
     await runner.start()
-    server = Server(build(runner.routes()), [Listener("127.0.0.1", 0)])
+    server = Server(build(JobRoutes(runner).routes()), [Listener("127.0.0.1", 0)])
     await server.start()
     try:
         async with aiohttp.ClientSession() as http:

@@ -15,6 +15,7 @@ import aiohttp
 from rbee.adapters.store import SqliteJobStore
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Server, build
+from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import JobContext, JobRunner
 from rbee.daemons.lanes import Lanes
 from tests.support.hive import until
@@ -53,7 +54,7 @@ class Jobs:
 async def jobs(path: Path, unheard: float, lanes: Lanes | None = None) -> AsyncIterator[Jobs]:
     runner = JobRunner(SqliteJobStore(path), {"WorkerLogs": follows}, "test", lanes=lanes, unheard=unheard)
     await runner.start()
-    server = Server(build(runner.routes()), [Listener("127.0.0.1", 0)])
+    server = Server(build(JobRoutes(runner).routes()), [Listener("127.0.0.1", 0)])
     await server.start()
     try:
         async with aiohttp.ClientSession() as http:

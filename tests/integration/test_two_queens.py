@@ -20,6 +20,7 @@ from rbee.contracts.operations.fleet import QueenCheckResponse
 from rbee.core.errors import RbeeError
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Server, build
+from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import Handler, JobContext, JobRunner, Resume
 from rbee.daemons.queen.admission.shared_rates import SharedRates
 from tests.support.postgres import PASSWORD, Cluster, cluster
@@ -89,7 +90,7 @@ async def queen(
     store = stores.make(name, owner_ttl=ttl)
     runner = JobRunner(store, {"QueenCheck": handler}, f"queen/{name}", resumes=resumes, beat=min(ttl / 3, 1.0))
     await runner.start()
-    server = Server(build(runner.routes()), [Listener("127.0.0.1", 0)])
+    server = Server(build(JobRoutes(runner).routes()), [Listener("127.0.0.1", 0)])
     await server.start()
     try:
         async with aiohttp.ClientSession() as http:
@@ -200,8 +201,8 @@ async def test_jobs_of_a_queen_who_died_are_ended_or_gone_on_with_by_another_onc
         return resume
 
     async with (
-        queen(stores, "a", no_handler, resumes={"ModelDownload": by("a")}, ttl=0.6) as a,
-        queen(stores, "b", no_handler, resumes={"ModelDownload": by("b")}, ttl=0.6) as b,
+        queen(stores, "a", no_handler, resumes={"ModelDownload": by("a")}, ttl=1.5) as a,
+        queen(stores, "b", no_handler, resumes={"ModelDownload": by("b")}, ttl=1.5) as b,
     ):
         told = {n: await asyncio.wait_for(a.stream(f"job-{n}"), 20) for n in range(1, 6)}
         assert sorted((job_id, after) for _, job_id, after in resumed) == [(f"job-{n}", 7) for n in (1, 3, 5)]

@@ -23,6 +23,7 @@ from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.core.records import SystemInfo, WorkerRecord
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Route, Server, build
+from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import Handler, JobRunner
 from rbee.daemons.middleware import json_response
 from rbee.daemons.queen.app import QueenDaemon
@@ -145,7 +146,8 @@ class FakeHive:
     async def run(self, root: Path) -> AsyncIterator[FakeHive]:
         self.runner = JobRunner(SqliteJobStore(root / f"{self.hive_id}.db"), self.handlers, f"hive/{self.hive_id}")
         await self.runner.start()
-        routes = [Route("GET", "/capabilities", self.capabilities), *map(self._delayed, self.runner.routes())]
+        jobs = map(self._delayed, JobRoutes(self.runner).routes())
+        routes = [Route("GET", "/capabilities", self.capabilities), *jobs]
         server = Server(build(routes), [Listener("127.0.0.1", self.port, self.token)])
         await server.start()
         self.port = server.ports[0]
@@ -208,7 +210,7 @@ def record(worker_id: str, port: int, **changes: Any) -> WorkerRecord:
     return WorkerRecord(**{**said, **changes})
 
 
-async def eventually(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+async def eventually(check: Callable[[], Any], seconds: float = 40.0) -> Any:
     """What `check` gives (or its awaitable) as soon as that is true; fails after `seconds`."""
     end = asyncio.get_running_loop().time() + seconds
     while True:

@@ -20,6 +20,7 @@ from rbee.daemons.app import Route, Server, build
 from rbee.daemons.described import described
 from rbee.daemons.hive import metrics, ports
 from rbee.daemons.hive.hive import Hive
+from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import JobRunner
 from rbee.daemons.lanes import Lanes
 from rbee.daemons.middleware import json_response, listener_token
@@ -54,7 +55,7 @@ class HiveDaemon:
             Route("GET", "/readyz", self._readyz, "open"),
             Route("GET", "/capabilities", self._capabilities),
             Route("GET", "/metrics", self._metrics),
-            *self.jobs.routes(),
+            *JobRoutes(self.jobs).routes(),
         ]
 
     @property

@@ -22,6 +22,7 @@ from rbee.core.errors import RbeeError
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Server, build
 from rbee.daemons.described import described
+from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import Handler, JobRunner
 from rbee.daemons.queen.admission.clients import Clients
 from rbee.daemons.queen.admission.gate import Gate
@@ -186,7 +187,7 @@ class Rooms:
             reload=self.reload,
             together=self.together,
         )
-        app = build(described("queen", [*endpoints.routes(), *explain.routes(), *self.jobs.routes()]))
+        app = build(described("queen", [*endpoints.routes(), *explain.routes(), *JobRoutes(self.jobs).routes()]))
         self._server = Server(app, self._listeners, Front(dispatcher, self._clock))
 
     def _lifecycle_handlers(self, forwarder: Forwarder) -> dict[str, Handler]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from rbee.adapters.store import SqliteJobStore
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Server, build
+from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import JobContext, JobRunner
 
 
@@ -34,7 +35,7 @@ async def run(db: Path, events: int, size: int) -> None:
 
     runner = JobRunner(SqliteJobStore(db), {"HiveCheck": talk}, "talker")
     await runner.start()
-    server = Server(build(runner.routes()), [Listener("127.0.0.1", 0)])
+    server = Server(build(JobRoutes(runner).routes()), [Listener("127.0.0.1", 0)])
     await server.start()
     print(server.urls[0], flush=True)
     await end.wait()
