@@ -182,4 +182,4 @@ def _refused(story: Story, status: int, code: str) -> None:
 
 @then("no process of it is left")
 def _none_left(story: Story) -> None:
-    until(lambda: not story.home.processes(), "all processes to end", 10)
+    until(lambda: not story.home.processes(), "all processes to end")

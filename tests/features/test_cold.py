@@ -76,7 +76,7 @@ def _one(story: Story, worker_id: str) -> None:
         noted = [json.loads(p.read_text()) for p in (story.home.state / "workers").glob("*/process.json")]
         return {w["pid"] for w in noted if w["status"] in ("ready", "busy")}
 
-    until(lambda: running() == {story.pid("worker")}, "one worker", 20)
+    until(lambda: running() == {story.pid("worker")}, "one worker")
     assert {by for by, _ in story.notes["answers"]} == {worker_id}
 
 
@@ -89,4 +89,4 @@ def _done(story: Story, count: int, operation: str) -> None:
         assert len(states) <= count, states
         return states == ["completed"] * count
 
-    until(all_done, f"{count} {operation}", 10)
+    until(all_done, f"{count} {operation}")

@@ -202,7 +202,7 @@ async def test_a_client_that_leaves_ends_the_workers_request(tmp_path: Path) -> 
         answer = await c.chat(stream=True, mock={"tokens": 1000, "interval": 0.01})
         await answer.content.readany()
         answer.close()
-        await asyncio.wait_for(engine.seen[0].closed.wait(), 5)
+        await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
         await eventually(lambda: c.queen.registry.workers["w1"].in_flight == 0)
         text = await (await c.http.get(f"{c.url}/metrics")).text()
         assert 'rbee_queen_requests_total{model="llama",worker="w1",status="200",end="client_gone"} 1' in text
@@ -290,7 +290,7 @@ async def test_a_deadline_ends_in_504(tmp_path: Path, name: str) -> None:
         async with c.chat(headers=headers(0.3), mock={"hang": True}) as answer:
             assert answer.status == 504
             assert (await error_of(answer))["code"] == "deadline_exceeded"
-        await asyncio.wait_for(engine.seen[0].closed.wait(), 5)
+        await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
         assert abs(float(engine.seen[0].header("x-deadline")[0]) / 1000 - time.time()) < 60
         async with c.chat(headers=headers(-1) if name == "X-Deadline" else headers(0)) as answer:
             assert answer.status == 504
@@ -368,7 +368,7 @@ async def test_a_cancelled_infer_frees_the_worker(tmp_path: Path) -> None:
         await eventually(lambda: engine.seen and engine.seen[0].sent)
         async with c.http.delete(f"{c.url}/v1/jobs/{job_id}") as answer:
             assert (await answer.json())["state"] == "cancelled"
-        await asyncio.wait_for(engine.seen[0].closed.wait(), 5)
+        await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
         assert c.queen.registry.workers["w1"].in_flight == 0
 
 

@@ -200,7 +200,7 @@ async def test_a_cancel_reaches_the_child(tmp_path: Path) -> None:
         await eventually(lambda: hive.runner.running)
         async with c.http.delete(f"{c.url}/v1/jobs/{job_id}") as answer:
             assert (await answer.json())["state"] == "cancelled"
-        await asyncio.wait_for(cancelled.wait(), 5)
+        await asyncio.wait_for(cancelled.wait(), 30)
 
 
 async def test_a_cancel_while_the_child_is_being_made_reaches_it_too(tmp_path: Path) -> None:

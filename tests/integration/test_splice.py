@@ -213,7 +213,7 @@ async def test_a_client_that_leaves_closes_the_workers_connection() -> None:
         client.ask(asked(True, tokens=10_000, interval=0.01))
         await client.head()
         client.writer.transport.abort()
-        await asyncio.wait_for(engine.seen[0].closed.wait(), 2)
+        await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
         await until(lambda: gateway.outcomes, "the outcome")
         assert gateway.outcomes[0].end == "client_gone"
         assert gateway.splice.pool.idle(gateway.upstream) == 0
@@ -224,7 +224,7 @@ async def test_a_client_that_leaves_before_the_answer_closes_the_workers_connect
         client.ask(asked(hang=True))
         await until(lambda: engine.seen, "the request")
         await client.close()
-        await asyncio.wait_for(engine.seen[0].closed.wait(), 2)
+        await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
         await until(lambda: gateway.outcomes, "the outcome")
         assert (gateway.outcomes[0].end, gateway.outcomes[0].status) == ("client_gone", 499)
 

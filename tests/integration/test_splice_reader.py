@@ -81,7 +81,7 @@ async def test_a_plain_answer_is_read_whole(engine: MockEngine, splice: Splice) 
     async with await splice.open(at(engine), target="/", body=b"{}") as answer:
         with pytest.raises(DiedMidAnswer, match="longer than"):
             await answer.read(limit=1000)
-    await asyncio.wait_for(engine.seen[1].closed.wait(), 2)
+    await asyncio.wait_for(engine.seen[1].closed.wait(), 30)
 
 
 async def test_a_reader_that_waits_makes_the_engine_wait(engine: MockEngine, splice: Splice) -> None:
@@ -102,7 +102,7 @@ async def test_leaving_early_closes_the_engines_connection_at_once(engine: MockE
         async for found in answer.events():
             assert found.raw == event(0)
             break
-    await asyncio.wait_for(engine.seen[0].closed.wait(), 2)
+    await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
     assert splice.pool.idle(at(engine)) == 0
 
 
@@ -122,7 +122,7 @@ async def test_cancelling_closes_the_engines_connection_at_once(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(engine.seen[0].closed.wait(), 2)
+    await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
 
 
 @pytest.mark.parametrize("inside", [0, 10])

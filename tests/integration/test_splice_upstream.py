@@ -287,7 +287,7 @@ async def test_a_cancelled_forward_closes_both_sides() -> None:
         client.ask(asked(True, tokens=10_000, interval=0.01))
         await client.head()
         tasks[0].cancel()
-        await asyncio.wait_for(engine.seen[0].closed.wait(), 2)
+        await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
         with contextlib.suppress(ConnectionError):
             assert not (await client.rest()).endswith(b"0\r\n\r\n")
 

@@ -68,7 +68,7 @@ async def test_a_closed_store_answers_with_an_error(stores: Stores) -> None:
     await store.close()
     for asked in (store.get("job-1"), store.settled(), store.claim(starting=True)):
         with pytest.raises(RbeeError):
-            await asyncio.wait_for(asked, 5)
+            await asyncio.wait_for(asked, 30)
 
 
 async def test_the_bytes_of_one_jobs_events_are_bounded_while_it_runs_and_after(stores: Stores) -> None:

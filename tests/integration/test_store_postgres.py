@@ -42,7 +42,7 @@ async def opened(stores: Stores, holder: str, **settings: float) -> PostgresStor
     return store
 
 
-async def until(check: Callable[[], Awaitable[object]], seconds: float = 15.0) -> None:
+async def until(check: Callable[[], Awaitable[object]], seconds: float = 40.0) -> None:
     end = time.monotonic() + seconds
     while not await check():
         assert time.monotonic() < end, "did not come true in time"

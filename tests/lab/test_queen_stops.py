@@ -38,7 +38,7 @@ def test_a_hive_is_stopped_alone_and_its_worker_serves_on(applied: Fleet) -> Non
 
 def test_a_hive_is_stopped_with_its_workers_and_apply_brings_all_back(applied: Fleet) -> None:
     applied.home.run("hive", "stop", "h1", "--workers", rc=0)
-    until(lambda: applied.pids("h1") == NOTHING, "nothing of it to be left", 20)
+    until(lambda: applied.pids("h1") == NOTHING, "nothing of it to be left")
     assert applied.asks_well("h2").hive == "h2"
     assert applied.apply().rc == 0
     assert applied.asks_well("h1").hive == "h1"

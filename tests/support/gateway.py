@@ -87,7 +87,7 @@ class Client:
         self.writer.write(f"{head}\r\nHost: gw\r\n{length}{more}\r\n".encode() + body)
 
     async def head(self) -> tuple[int, dict[str, str]]:
-        lines = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)).decode().split("\r\n")
+        lines = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 30)).decode().split("\r\n")
         pairs = [line.split(": ", 1) for line in lines[1:-2]]
         assert len({name.lower() for name, _ in pairs}) == len(pairs), f"a header twice: {pairs}"
         return int(lines[0].split()[1]), {name.lower(): value for name, value in pairs}
@@ -96,8 +96,8 @@ class Client:
         """The chunks of a chunked body; raises IncompleteReadError when it is cut."""
         found = []
         while True:
-            size = int(await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 10), 16)
-            data = await asyncio.wait_for(self.reader.readexactly(size + 2), 10)
+            size = int(await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 30), 16)
+            data = await asyncio.wait_for(self.reader.readexactly(size + 2), 30)
             assert data.endswith(b"\r\n")
             if not size:
                 return found
@@ -109,11 +109,11 @@ class Client:
             return status, headers, b"".join(await self.chunks())
         if "content-length" in headers:
             length = int(headers["content-length"])
-            return status, headers, await asyncio.wait_for(self.reader.readexactly(length), 10)
+            return status, headers, await asyncio.wait_for(self.reader.readexactly(length), 30)
         return status, headers, b"" if status in (204, 304) else await self.rest()
 
     async def rest(self) -> bytes:
-        return await asyncio.wait_for(self.reader.read(), 10)
+        return await asyncio.wait_for(self.reader.read(), 30)
 
     async def close(self) -> None:
         self.writer.close()
@@ -135,7 +135,7 @@ def asked(stream: bool = False, **script: Any) -> bytes:
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    for _ in range(500):
+    for _ in range(3000):
         if condition():
             return
         await asyncio.sleep(0.01)

@@ -83,7 +83,7 @@ class Running:
             return sum(slot["is_processing"] for slot in await answer.json())
 
 
-async def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
+async def until(true: Callable[[], Any], seconds: float = 40.0) -> Any:
     """Waits until `true()` (plain or awaitable) gives something true; fails the test when it never does."""
     for _ in range(int(seconds / 0.02)):
         found = true()
