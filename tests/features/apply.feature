@@ -60,6 +60,25 @@ Feature: One file, one command, one address
     Then the command ends with 0 and says "2 done"
     And the queen's process is the one it was
 
+  Scenario: Aliases, policies and limits change while clients are served
+    Given a fleet of its own that was applied
+    And clients that ask "gpt-4o-mini" for streamed answers all the time
+    When "aliases: {gpt-4o-mini: bee-tiny}" becomes "aliases: {gpt-4o-mini: bee-tiny, gpt-5: bee-tiny}" in the file
+    And the file has further lines
+      """
+      policies:
+        short: {reject: request.max_tokens > 4000, reason: Ask for less.}
+      """
+    And "queen: {" becomes "queen: {limits: {queue: 50}, " in the file
+    And it is applied again
+    Then the command ends with 0 and says "1 done"
+    And every process is the one it was
+    And the clients had every answer whole, those during the apply too
+    When a client asks "gpt-5" for one answer to "Hello"
+    Then whole English sentences come back, ended by the model itself
+    When a client sends max_tokens 5000
+    Then the client is refused with 403 and "Ask for less."
+
   Scenario: A stale plan is refused
     Given a fleet of its own that was applied
     When "parallel: 2" becomes "parallel: 3" in the file

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from openai import APIStatusError
-from pytest_bdd import parsers, scenarios, then, when
+from openai import APIStatusError, OpenAI
+from pytest_bdd import given, parsers, scenarios, then, when
 
 from tests.features.conftest import Story
 from tests.support.rbee_cli import until
@@ -44,6 +46,78 @@ def _bad(story: Story, field: str, value: str) -> None:
 def _about(story: Story, status: int, param: str) -> None:
     assert story.error is not None
     assert (story.error.status_code, story.error.param) == (status, param)
+
+
+@then(parsers.parse('the client is refused with {status:d} and "{words}"'))
+def _refused_with(story: Story, status: int, words: str) -> None:
+    assert story.error is not None
+    assert (story.error.status_code, words in story.error.message) == (status, True)
+
+
+class Asking:
+    """Two clients, each of which streams one answer after the other until `end`."""
+
+    def __init__(self, clients: list[OpenAI], model: str) -> None:
+        self.answers: list[tuple[str, str | None]] = []
+        self.went_wrong: list[Exception] = []
+        self._ends = threading.Event()
+        self._first = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(c, model)) for c in clients]
+        for thread in self._threads:
+            thread.start()
+        assert self._first.wait(60)
+
+    def _ask(self, client: OpenAI, model: str) -> None:
+        while not self._ends.is_set():
+            text, finish = "", None
+            try:
+                asked: list[Any] = [{"role": "user", "content": "What is rbee?"}]
+                for chunk in client.chat.completions.create(
+                    model=model, messages=asked, temperature=0, max_tokens=120, stream=True
+                ):
+                    for choice in chunk.choices:
+                        text += choice.delta.content or ""
+                        finish = choice.finish_reason or finish
+            except Exception as e:
+                self.went_wrong.append(e)
+            self.answers.append((text, finish))
+            self._first.set()
+
+    def end(self) -> None:
+        self._ends.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+@pytest.fixture
+def crowds() -> Iterator[list[Asking]]:
+    """They end with the scenario, however it ends."""
+    made: list[Asking] = []
+    yield made
+    for asking in made:
+        asking.end()
+
+
+@given(parsers.parse('clients that ask "{model}" for streamed answers all the time'))
+def _all_the_time(story: Story, crowds: list[Asking], model: str) -> None:
+    crowds.append(Asking([story.client, story.client], model))
+
+
+@when("the file has further lines")
+def _further(story: Story, docstring: str) -> None:
+    with story.home.yaml.open("a") as file:
+        file.write(f"{docstring}\n")
+
+
+@then("the clients had every answer whole, those during the apply too")
+def _every_answer(story: Story, crowds: list[Asking]) -> None:
+    (asking,) = crowds
+    asking.end()
+    assert asking.went_wrong == []
+    assert len(asking.answers) > 2, "they asked during the apply"
+    assert len(set(asking.answers)) == 1, "the same question, the same answer"
+    text, finish = asking.answers[0]
+    assert finish == "stop" and text
 
 
 @then("every process is the one it was")
