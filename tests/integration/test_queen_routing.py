@@ -286,3 +286,11 @@ async def test_the_router_refuses_what_it_cannot_read(tmp_path: Path) -> None:
         with pytest.raises(RbeeError):
             c.queen.router.explain("nothing")
         await eventually(lambda: c.queen.metrics.active == 0)
+
+
+async def test_a_job_that_asks_a_model_can_be_explained_too(tmp_path: Path) -> None:
+    async with queen_in(tmp_path) as c, workers(c, "w1"):
+        job = await c.run("Infer", model=MODEL, prompt="Hello")
+        told = await c.run("RequestExplain", request_id=job["job_id"])
+        decision = told["result"]["decision"]
+        assert (decision["outcome"], decision["worker_id"], decision["request"]["key"]) == ("sent", "w1", "fleet")

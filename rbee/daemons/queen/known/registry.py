@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
+from rbee.adapters.splice import Upstream
 from rbee.contracts import defaults
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.core.errors import InvalidRequest
@@ -35,6 +36,7 @@ class Registry:
         self.stale_after = stale_after
         self.workers: dict[str, Worker] = {}
         self._by_model: dict[str, dict[str, Worker]] = {}
+        self._by_address: dict[Upstream, dict[str, Worker]] = {}
         #: Changes with the set of models.
         self.generation = 0
         self._waiting: set[asyncio.Future[None]] = set()
@@ -235,6 +237,7 @@ class Registry:
     def _index(self, worker: Worker) -> None:
         self.generation += worker.beat.model not in self._by_model
         self._by_model.setdefault(worker.beat.model, {})[worker.worker_id] = worker
+        self._by_address.setdefault(worker.upstream, {})[worker.worker_id] = worker
 
     def _unindex(self, worker: Worker) -> None:
         of_model = self._by_model.get(worker.beat.model)
@@ -243,10 +246,15 @@ class Registry:
             if not of_model:
                 self.generation += 1
                 del self._by_model[worker.beat.model]
+        there = self._by_address.get(worker.upstream)
+        if there is not None:
+            there.pop(worker.worker_id, None)
+            if not there:
+                del self._by_address[worker.upstream]
 
     def _evict(self, newest: Worker) -> None:
         """A port has one owner: a worker that speaks from another's address has taken its place."""
-        for other in [w for w in self.workers.values() if w.upstream == newest.upstream and w is not newest]:
+        for other in [w for w in self._by_address[newest.upstream].values() if w is not newest]:
             if other.status == "unloaded":  # its port was given on
                 continue
             older = self._outlived(other, newest.beat, newest.last_seen)

@@ -95,6 +95,8 @@ class InferHandler:
             ended.status, ended.end, ended.code = status_of(e), "refused", e.code
             if ended.worker is not None:
                 ended.end = "upstream_died"
+            else:
+                dispatcher.note(request, "refused", str(e), None)
             raise
         finally:
             dispatcher.metrics.active -= 1
@@ -110,6 +112,7 @@ class InferHandler:
             try:
                 answer = await self._open(worker, body, context.job_id)
                 ended.worker, ended.first_byte = worker, self._clock() - began
+                self._dispatcher.note(request, "sent", "", worker)
                 async with answer:
                     found = await self._read(context, asked, worker, answer, request.arrived)
                     seconds = self._clock() - began
