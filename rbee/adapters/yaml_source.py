@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from rbee.adapters.secrets import MAKE_KEY, BadSecret, load_token
+from rbee.adapters.store.choose import load_password
 from rbee.adapters.yaml_nodes import parse
 from rbee.core.document import Document
 from rbee.core.problems import Problem, ProblemsError, Where
@@ -46,6 +48,21 @@ class YamlFiles:
         except BadSecret as e:
             return e.message, e.mend
         return None
+
+    def password(self, path: Path) -> tuple[str, str] | None:
+        """What is wrong with a password file, and how to mend it; None: it is as the queen wants it."""
+        try:
+            load_password(path)
+        except BadSecret as e:
+            return e.message, e.mend
+        return None
+
+    def lacks(self, module: str) -> bool:
+        """Whether a module is not installed beside rbee."""
+        try:
+            return find_spec(module) is None
+        except ModuleNotFoundError:
+            return True
 
 
 def _text(path: Path) -> str:

@@ -49,8 +49,12 @@ class Scene:
     damaged: Callable[..., bool] = lambda *path: False
     #: What is at a path of this machine: `file`, `directory` or `missing`.
     kind: Callable[[str], str] = lambda path: "file"
-    #: What is wrong with a file of this machine that holds a secret: summary and mend; None: nothing.
+    #: What is wrong with a file of this machine that holds a key: summary and mend; None: nothing.
     secret: Callable[[str], tuple[str, str] | None] = lambda path: None
+    #: The same of a file with a password.
+    password: Callable[[str], tuple[str, str] | None] = lambda path: None
+    #: Whether a module of Python is not installed on this machine.
+    lacks: Callable[[str], bool] = lambda module: False
     #: This machine is the queen's: what she reads must be here.
     deploying: bool = False
     #: What checks policies' expressions; None: they are not checked.

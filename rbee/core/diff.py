@@ -140,7 +140,7 @@ def _queen_daemon(wanted: QueenWanted, seen: QueenActual) -> Iterator[Action]:
         for differs, text in (
             (seen.release != wanted.release, f"runs release {seen.release or '(unknown)'}"),
             (seen.token_digest not in (None, wanted.token_digest), "has another token"),
-            (seen.boot_digest != wanted.boot_digest, "listens or embeds its hive otherwise"),
+            (seen.boot_digest != wanted.boot_digest, "listens, stores, traces or runs its hive otherwise"),
         )
         if differs
     ]

@@ -66,7 +66,8 @@ def load(
 ) -> Loaded:
     """The fleet that `source` describes, with the engines of `provider_dirs` and the model sources of `source_dirs`
     (the first of which comes with rbee). `compile` checks policies; None: nothing here can. `deploying`: the queen is
-    to run here, so a key file of hers that is no good is an error; else a warning. Blocks on files only.
+    to run here, so a key file of hers that is no good, or a library that she lacks, is an error; else a warning. Blocks
+    on files only.
 
     Raises ProblemsError with everything that is wrong in all of the files, in order of file and line.
     """
@@ -128,6 +129,8 @@ def _examine(
         damaged=lambda *path: path in damaged,
         kind=lambda path: files.kind(Path(path)),
         secret=lambda path: files.secret(Path(path)),
+        password=lambda path: files.password(Path(path)),
+        lacks=files.lacks,
         deploying=deploying,
         compile=compile,
     )

@@ -54,7 +54,15 @@ class Files(Protocol):
     def listing(self, folder: Path) -> list[Path]: ...
 
     def secret(self, path: Path) -> tuple[str, str] | None:
-        """What is wrong with a file that holds a secret, and how to mend it; None: nothing."""
+        """What is wrong with a file that holds a key, and how to mend it; None: nothing."""
+        ...
+
+    def password(self, path: Path) -> tuple[str, str] | None:
+        """The same of a file that holds a password."""
+        ...
+
+    def lacks(self, module: str) -> bool:
+        """Whether a module of Python is not installed here."""
         ...
 
 

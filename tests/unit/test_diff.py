@@ -503,8 +503,8 @@ def queen(wanted: QueenWanted, seen: QueenActual) -> list[tuple[str, str, str]]:
         ({"release": "r0"}, "runs release r0"),
         ({"release": ""}, "runs release (unknown)"),
         ({"token_digest": "t0"}, "has another token"),
-        ({"boot_digest": "b0"}, "listens or embeds its hive otherwise"),
-        ({"boot_digest": "b0", "release": "r0"}, "runs release r0; listens or embeds its hive otherwise"),
+        ({"boot_digest": "b0"}, "listens, stores, traces or runs its hive otherwise"),
+        ({"boot_digest": "b0", "release": "r0"}, "runs release r0; listens, stores, traces or runs its hive otherwise"),
     ],
 )
 def test_a_queen_that_differs_in_what_she_starts_with_is_restarted(differs: dict[str, Any], reason: str) -> None:

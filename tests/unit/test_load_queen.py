@@ -138,3 +138,61 @@ def test_hives_that_are_damaged_are_not_counted(tmp_path: Path) -> None:
     with pytest.raises(ProblemsError) as e:
         load(path, {}, files=YamlFiles(), home=Path("/home/bee"))
     assert len(e.value.problems) == 1
+
+
+SECRETS = [
+    ("store: postgresql://rbee:geheim@db/rbee", "password in it"),
+    ("store: postgresql://db/rbee?password=geheim", "password in it"),
+    ("traces: http://bee:geheim@collector:4318", "user or password in it"),
+    ("traces: http://geheim@collector:4318", "user or password in it"),
+]
+
+
+@pytest.mark.parametrize(("said", "why"), SECRETS)
+@pytest.mark.parametrize("deploying", [False, True])
+def test_no_address_has_a_secret_in_it(tmp_path: Path, said: str, why: str, deploying: bool) -> None:
+    (refused,) = problems(tmp_path, f"  {said}\n", deploying=deploying)
+    assert why in refused.summary
+    assert refused.mend
+    assert refused.where is not None
+    assert refused.where.line == 5
+
+
+def test_addresses_of_nothing_that_could_be_read_are_not_secrets(tmp_path: Path) -> None:
+    assert read(tmp_path, "  store: 'postgresql://[db/rbee'\n").spec.queen.store == "postgresql://[db/rbee"
+
+
+def test_the_password_of_the_database_is_in_a_file_of_ones_own(tmp_path: Path) -> None:
+    said = "  store: postgresql://rbee@db/rbee\n  store_password_file: pw\n"
+    (warned,) = read(tmp_path, said).warnings
+    assert "cannot be read" in warned.summary
+    (refused,) = problems(tmp_path, said, deploying=True)
+    assert refused.summary == warned.summary
+    key(tmp_path, "pw", "short", 0o640)
+    (refused,) = problems(tmp_path, said, deploying=True)
+    assert "can be read by others" in refused.summary
+    key(tmp_path, "pw", "short")
+    assert read(tmp_path, said, deploying=True).warnings == ()
+    (warned,) = read(tmp_path, "  store_password_file: pw\n", deploying=True).warnings
+    assert "there is none" in warned.summary
+
+
+class Bare(YamlFiles):
+    """A machine with rbee and none of its extras."""
+
+    def lacks(self, module: str) -> bool:
+        return super().lacks(f"{module}_not_there.at_all")
+
+
+def test_what_the_queen_lacks_is_told_before_she_is_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "rbee.yaml"
+    path.write_text(f"{HEAD}  store: postgresql://rbee@db/rbee\n  traces: http://127.0.0.1:4318\n")
+    warned = load(path, {}, files=Bare(), home=tmp_path).warnings
+    assert [w.summary for w in warned] == [
+        "The driver of PostgreSQL is not installed.",
+        "OpenTelemetry is not installed.",
+    ]
+    with pytest.raises(ProblemsError) as e:
+        load(path, {}, files=Bare(), home=tmp_path, deploying=True)
+    assert [p.severity for p in e.value.problems] == ["error", "error"]
+    assert all("pip install" in p.mend for p in e.value.problems)

@@ -30,7 +30,9 @@ def store_of(config: QueenConfig, paths: Paths) -> SqliteJobStore | PostgresStor
         from rbee.adapters.store.postgres import PostgresStore
     except ImportError:
         raise RbeeError(
-            "PostgreSQL's driver is not installed.", code="store_unusable", mend="pip install 'rbee[postgres]'"
+            "PostgreSQL's driver is not installed.",
+            code="store_unusable",
+            mend="Install rbee with its extra `postgres`.",
         ) from None
     password = load_password(Path(config.store_password_file)) if config.store_password_file else None
     return PostgresStore(config.store, name_of_queen(paths.data), password=password)
