@@ -36,12 +36,13 @@ class Verdict(Generic[W]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision(Generic[W]):
-    """`able`: somebody could serve it once there is a free slot."""
+    """`able`: somebody could serve it once there is a free slot; `model`: whose workers those are."""
 
     chosen: W | None
     verdicts: tuple[Verdict[W], ...]
     reason: str
     able: bool
+    model: str | None
 
 
 class Judge(Protocol):
@@ -101,6 +102,7 @@ def route(
         verdicts=tuple(verdicts),
         reason=_why(verdicts, chosen, unseen, able=winner is not None),
         able=winner is not None,
+        model=winner,
     )
 
 

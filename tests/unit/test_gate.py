@@ -202,6 +202,53 @@ def test_who_was_sent_back_is_first_again_and_needs_no_room() -> None:
     run(test)
 
 
+def test_an_alias_fills_one_line() -> None:
+    """Who waits for the first model of an alias is in nobody's way at the second."""
+
+    async def test() -> None:
+        room = Room(queue=2)
+        room.registry.heartbeat(beat("w1", model="m"))
+        idle = room.registry.heartbeat(beat("w2", model="n"))
+        room.gate.try_enter(room.asked())
+        waiting = [asyncio.ensure_future(room.gate.wait(room.asked(models=("m", "n")))) for _ in range(2)]
+        await settle()
+        with pytest.raises(TooMany, match="2 requests wait"):
+            await room.gate.wait(room.asked(models=("m", "n")))
+        other = room.asked(models=("n",))
+        assert (room.gate.try_enter(other) or await room.gate.wait(other)) is idle
+        room.registry.heartbeat(beat("w1", model="m", status="stopping"))
+        room.gate.leave(other, room.registry.workers["w2"], None)
+        assert await waiting[0] is idle
+        waiting[1].cancel()
+        await settle()
+        assert room.gate.depths() == {}
+
+    run(test)
+
+
+def test_a_free_slot_of_a_full_line_whose_requests_cannot_use_it() -> None:
+    async def test() -> None:
+        room = Room(queue=1)
+        room.registry.label({"eu": {"region": "eu"}})
+        worker = room.registry.heartbeat(beat("w1"))
+        room.registry.heartbeat(beat("w2", hive_id="eu"))
+        room.registry.heartbeat(beat("w3", model="n", status="stopping"))
+        eu = Client(name="eu", require={"region": "eu"})
+        assert room.gate.try_enter(room.asked(eu)) is room.registry.workers["w2"]
+        waiting = asyncio.ensure_future(room.gate.wait(room.asked(eu)))
+        passing = room.asked(models=("n", "m"))
+        await settle()
+        assert room.gate.try_enter(passing) is None
+        assert await asyncio.wait_for(room.gate.wait(passing), 10) is worker
+        with pytest.raises(TooMany):
+            await room.gate.wait(room.asked(models=("n", "m")))
+        waiting.cancel()
+        await settle()
+        assert (room.gate.depths(), room.in_flight) == ({}, 2)
+
+    run(test)
+
+
 def test_an_estimate_for_each_client() -> None:
     """A greedy one's wait is long, another's short: only the first is told that his deadline cannot be met."""
 
@@ -274,8 +321,8 @@ def test_whatever_happens_no_slot_is_lost_and_none_is_free_that_somebody_waits_f
 
     async def test() -> None:
         chance = random.Random(seed)
-        room = Room(queue=40)
-        names = [("m",), ("n",), ("o",), ("m", "n")]
+        room = Room(queue=chance.choice((1, 3, 40)))
+        names = [("m",), ("n",), ("o",), ("m", "n"), ("o", "n", "m")]
         workers = {f"w{n}": "mno"[n % 3] for n in range(1, 6)}
         for worker_id, model in workers.items():
             room.registry.heartbeat(beat(worker_id, model=model, slots=chance.randint(1, 3)))

@@ -133,8 +133,7 @@ class Gate:
         batch = asked.client.priority == "batch" or asked.headers.get(PRIORITY_HEADER, "").lower() == "batch"
         ticket = Ticket(asked, batch, now)
         self._patience.begin(ticket)
-        again = bool(asked.tried)  # it had its turn already
-        self._queues.join(ticket, asked.models if again else self._with_room(ticket), front=again)
+        self._queues.join(ticket, None if asked.tried else self._with_room(ticket))
         if asked.queued is None:
             asked.queued = now
         if ticket.lost is None:
@@ -143,20 +142,25 @@ class Gate:
             self._patience.watch(ticket)
         return ticket
 
-    def _with_room(self, ticket: Ticket) -> tuple[str, ...]:
-        """The models in whose queues is room for it, or made by the newest of a client that has more there than his
-        share. Raises TooMany: nowhere, or its turn would come too late."""
+    def _with_room(self, ticket: Ticket) -> str:
+        """The model whose line has room for it, or made by the newest of a client that has more there than his share:
+        the one that it would be served by, any of them while nobody can. Raises TooMany: there is none, or its turn
+        would come too late."""
         asked = ticket.asked
-        models = tuple(m for m in asked.models if self._queues.waiting(m) < self._queue)
-        if models:
-            self._in_time(ticket, models)
-            return models
-        for model in asked.models:
+        first = self._router.waits_for(asked) if len(asked.models) > 1 and ticket.lost is None else None
+        models = asked.models if first is None else (first,)
+        for model in models:
+            if self._queues.counted(model) < self._queue:
+                self._in_time(ticket, asked.models)
+                return model
+        for model in models:
             other = self._queues.crowded(model, ticket)
             if other is not None:
-                self._in_time(ticket, (model,))
+                self._in_time(ticket, asked.models)
                 self._patience.end(other, self._full(other))
-                return (model,)
+                return model
+        if self._router.choose(asked) is not None:
+            return models[0]  # for a moment: there is a slot that those before it cannot use
         raise self._full(ticket)
 
     def _full(self, ticket: Ticket) -> TooMany:

@@ -16,7 +16,7 @@ from rbee.daemons.queen.known.registry import Worker
 class Ticket:
     """A request that waits. `future` gets the worker whose slot it was given, or why it gets none."""
 
-    __slots__ = ("asked", "batch", "future", "lost", "models", "patience", "since", "timer", "worker")
+    __slots__ = ("asked", "batch", "counts", "future", "lost", "models", "patience", "since", "timer", "worker")
 
     def __init__(self, asked: Asked, batch: bool, since: float) -> None:
         self.asked = asked
@@ -25,6 +25,8 @@ class Ticket:
         self.future: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         #: The models in whose lines it stands.
         self.models: tuple[str, ...] = ()
+        #: The one of them whose line it fills; None: it has been let in before.
+        self.counts: str | None = None
         #: Since when no worker can serve it; None: one can. And for how long it puts up with that.
         self.lost: float | None = None
         self.patience = 0.0
@@ -47,16 +49,19 @@ class Queues:
 
     def __init__(self) -> None:
         self._lines: dict[str, _ModelLine] = {}
+        self._counted: dict[str, int] = {}
         #: All tickets; those that were looked after last are last.
         self.tickets: OrderedDict[Ticket, None] = OrderedDict()
         #: Those that a worker has sent back.
         self.returned: set[Ticket] = set()
 
-    def join(self, ticket: Ticket, models: tuple[str, ...], *, front: bool = False) -> None:
-        """Last of its client's, or first (`front`): it had its turn already."""
-        ticket.models = models
-        client = ticket.asked.client
-        for model in models:
+    def join(self, ticket: Ticket, counts: str | None) -> None:
+        """Last of its client's; first of them and in nobody's way where it `counts` for no line: it had its turn."""
+        ticket.models, ticket.counts = ticket.asked.models, counts
+        client, front = ticket.asked.client, counts is None
+        if counts is not None:
+            self._counted[counts] = self.counted(counts) + 1
+        for model in ticket.models:
             own = self._lines.get(model)
             if own is None:
                 own = self._lines[model] = _ModelLine()
@@ -81,6 +86,10 @@ class Queues:
                 del self._lines[model]
         if ticket.models:
             ticket.models = ()
+            if ticket.counts is not None:
+                self._counted[ticket.counts] -= 1
+                if not self._counted[ticket.counts]:
+                    del self._counted[ticket.counts]
             del self.tickets[ticket]
             self.returned.discard(ticket)
 
@@ -90,6 +99,10 @@ class Queues:
         if own is not None:
             for _, _, ticket in islice(own.line.order(), first, first + many):
                 yield ticket
+
+    def counted(self, model: str) -> int:
+        """Those that fill the line of `model`. Who would have another model's worker stands there and fills nothing."""
+        return self._counted.get(model, 0)
 
     def waiting(self, model: str) -> int:
         own = self._lines.get(model)
@@ -108,7 +121,8 @@ class Queues:
     def crowded(self, model: str, ticket: Ticket) -> Ticket | None:
         """Who makes room in a full line for a new one of a client that has less than his share; None: nobody does."""
         own, client = self._lines.get(model), ticket.asked.client
-        return own.line.crowded(ticket.batch, client.name, client.weight) if own is not None else None
+        other = own.line.crowded(ticket.batch, client.name, client.weight) if own is not None else None
+        return other if other is not None and other.counts == model else None
 
     def models(self) -> list[str]:
         """Those that somebody waits for."""

@@ -152,6 +152,11 @@ class Router:
         found = (self._affine.get((m, prefix)) for m in asked.models)
         return tuple(w for w in found if w is not None)
 
+    def waits_for(self, asked: Asked) -> str | None:
+        """The model whose worker it would be given, as soon as one has a free slot; None: nobody can serve it."""
+        choice: Choice = asked.choice or self._begin(asked)
+        return self._decide(asked, self._clock(), choice.needs, choice.ruling and _Filters(choice.ruling)).model
+
     def able(self, asked: Asked) -> bool:
         """Whether a worker could serve it now if it had a free slot."""
         if len(asked.tried) >= MAX_TRIES:
