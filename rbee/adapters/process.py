@@ -186,7 +186,8 @@ def stop(identity: Identity, drain: float, on_step: Callable[[Step], None] = lam
     kill_group(identity)
     if not graceful:
         _kill_all(family)
-        wait_ended(identity, 10.0)
+        for one in (identity, *family):
+            wait_ended(one, 10.0)
     return graceful
 
 
@@ -205,7 +206,8 @@ async def end(identity: Identity, drain: float, on_step: Callable[[Step], None] 
     kill_group(identity)
     if not graceful:
         _kill_all(family)
-        await _ended_within(identity, 10.0)
+        # Until the last of them is gone, so is nothing of the memory that the next one may count on.
+        await asyncio.gather(*(_ended_within(one, 10.0) for one in (identity, *family)))
     return graceful
 
 
@@ -249,10 +251,9 @@ def kill_group(identity: Identity) -> None:
 def _pidfd(identity: Identity) -> int | None:
     """A pidfd of the process, when the system has them and it is still the same process."""
     try:
-        fd = os.pidfd_open(identity.pid)
+        return os.pidfd_open(identity.pid)
     except (AttributeError, OSError):
         return None
-    return fd
 
 
 @dataclass(slots=True)
