@@ -59,13 +59,16 @@ class Worker:
         #: It is out of routing by someone's decision (quarantine, a stop): answering a probe does not bring it back.
         self.held = False
         self.worker_id = beat.worker_id
+        self.upstream = upstream_of(beat.url)
+        self.beat = beat
         self.update(beat, now)
 
     def update(self, beat: WorkerHeartbeat, now: float) -> None:
+        if beat.url != self.beat.url:
+            self.upstream = upstream_of(beat.url)
         self.beat = beat
         self.status: str = beat.status
         self.slots = beat.slots
-        self.upstream = upstream_of(beat.url)
         #: Requests that it has from others than this queen. What was hers when it said so may have ended since: that
         #: must not look as another's, and keep a slot closed until its next heartbeat.
         self.foreign = max(0, beat.slots_busy - max(self.peak, self.in_flight))
