@@ -21,14 +21,15 @@ from pathlib import Path
 import psutil
 
 from rbee.adapters.gpu.cpu import parse_flags
+from rbee.core.moments import rfc3339
 from rbee.core.records import SystemInfo
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def now() -> str:
-    """RFC 3339, UTC, milliseconds, with Z."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """This moment, as everything is stamped."""
+    return rfc3339(datetime.now(timezone.utc))
 
 
 def platform_id() -> str:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
@@ -22,6 +21,7 @@ from rbee.adapters.machines import open_shell
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.adapters.queen_api import HttpQueenApi
 from rbee.adapters.secrets import load_token, make_token, write_secret
+from rbee.adapters.system import now
 from rbee.contracts import codec
 from rbee.contracts.configs import QueenConfig
 from rbee.core.errors import RbeeError
@@ -32,7 +32,7 @@ from rbee.fleet.ports import HiveApi, QueenApi, Shell
 
 class SystemClock:
     def now(self) -> str:
-        return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return now()
 
     def monotonic(self) -> float:
         return time.monotonic()

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+from rbee.adapters.system import now
 from rbee.contracts import codec
 from rbee.contracts.jobs import ENDED, ChildJob, Job, JobError
 from rbee.contracts.narration import DONE
 from rbee.daemons import sse
-from rbee.daemons.narrate import now
 
 
 def tail(job: Job) -> bytes:

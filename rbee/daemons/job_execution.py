@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from rbee.adapters.system import now
 from rbee.contracts import codec
 from rbee.contracts.jobs import ChildJob, Job
 from rbee.core.errors import NotFound, RbeeError
@@ -18,7 +19,7 @@ from rbee.daemons.job_ends import failure, interrupted, tail
 from rbee.daemons.job_store import Store
 from rbee.daemons.live_job import Fading, Live
 from rbee.daemons.logs import current_job
-from rbee.daemons.narrate import JobContext, now
+from rbee.daemons.narrate import JobContext
 
 log = logging.getLogger(__name__)
 

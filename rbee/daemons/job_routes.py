@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Final
 
 from aiohttp import web
@@ -11,6 +11,7 @@ from aiohttp import web
 from rbee.contracts.jobs import ENDED, JobAccepted
 from rbee.contracts.operations import OPERATIONS, parse_operation
 from rbee.core.errors import InvalidRequest
+from rbee.core.moments import rfc3339
 from rbee.core.problems import did_you_mean
 from rbee.daemons import sse
 from rbee.daemons.app import Route
@@ -100,8 +101,6 @@ def _since(said: str | None) -> str | None:
         return None
     try:
         # A plus that was not escaped is a space by now.
-        found = datetime.fromisoformat(said.replace(" ", "+").replace("Z", "+00:00"))
-        found = found.astimezone(timezone.utc) if found.tzinfo else found.replace(tzinfo=timezone.utc)
+        return rfc3339(datetime.fromisoformat(said.replace(" ", "+").replace("Z", "+00:00")))
     except (ValueError, OverflowError):
         raise InvalidRequest("`since` must be a time.", mend="Write it like 2026-01-31T08:00:00Z.") from None
-    return found.strftime("%Y-%m-%dT%H:%M:%S.") + f"{found.microsecond // 1000:03d}Z"

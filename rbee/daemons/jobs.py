@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from rbee.adapters.system import now
 from rbee.contracts import codec, defaults
 from rbee.contracts.jobs import ENDED, Job
 from rbee.contracts.operations import OPERATIONS, OperationType
@@ -22,7 +23,7 @@ from rbee.daemons.job_sharing import LOOK, Sharing
 from rbee.daemons.job_store import Store
 from rbee.daemons.lanes import Lanes
 from rbee.daemons.live_job import Live, attend
-from rbee.daemons.narrate import JobContext, now
+from rbee.daemons.narrate import JobContext
 
 __all__ = ["Handler", "JobContext", "JobRunner", "Resume"]
 

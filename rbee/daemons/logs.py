@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rbee.contracts import codec, defaults
+from rbee.core.moments import rfc3339
 from rbee.core.redact import Redactor
 
 #: The job that the current task works for; empty outside of one.
@@ -34,7 +35,7 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, timezone.utc)
         line: dict[str, str] = {
-            "time": moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z",
+            "time": rfc3339(moment),
             "level": record.levelname.lower(),
             "actor": self._actor,
             "logger": record.name,

@@ -7,18 +7,12 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
+from rbee.adapters.system import now
 from rbee.contracts.jobs import ChildJob
 from rbee.contracts.narration import Level, narration
 from rbee.core.redact import Redactor
-
-
-def now() -> str:
-    """This moment, RFC 3339 in UTC with milliseconds and Z."""
-    moment = datetime.now(timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
 @dataclass(slots=True)

@@ -18,10 +18,10 @@ from rbee.adapters.paths import Paths, write_atomic
 from rbee.adapters.secrets import Token
 from rbee.adapters.splice import Splice
 from rbee.adapters.store.choose import store_of
+from rbee.adapters.system import now
 from rbee.contracts import codec, defaults
 from rbee.contracts.configs import KnownHive, QueenConfig, boot_digest, config_digest
 from rbee.core.errors import RbeeError
-from rbee.daemons.narrate import now
 from rbee.daemons.queen.admission.clients import Clients
 from rbee.daemons.queen.ending import Ending
 from rbee.daemons.queen.known.registry import Registry

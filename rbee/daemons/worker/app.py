@@ -19,6 +19,7 @@ import rbee.adapters.engines
 from rbee.adapters import gguf
 from rbee.adapters.secrets import Token, load_token
 from rbee.adapters.splice import Splice
+from rbee.adapters.system import now
 from rbee.contracts import codec
 from rbee.contracts.configs import WorkerConfig
 from rbee.core import memory
@@ -27,7 +28,6 @@ from rbee.core.providers import fill_command
 from rbee.daemons import access, app
 from rbee.daemons.logs import configure
 from rbee.daemons.middleware import json_response
-from rbee.daemons.narrate import now
 from rbee.daemons.worker import metrics
 from rbee.daemons.worker.face import OpenAiFace
 from rbee.daemons.worker.heartbeat import Heartbeat

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rbee.adapters.secrets import Token
+from rbee.adapters.system import now as wall_now
 from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.contracts.capabilities import Capabilities
@@ -22,7 +23,6 @@ from rbee.contracts.heartbeat import HiveHeartbeat
 from rbee.contracts.operations.hives import HiveSummary
 from rbee.core.errors import NotFound, Unreachable
 from rbee.daemons.access import is_loopback
-from rbee.daemons.narrate import now as wall_now
 from rbee.daemons.queen.known.probe import Prober
 from rbee.daemons.queen.known.registry import Registry, Worker
 

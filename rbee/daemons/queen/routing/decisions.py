@@ -11,6 +11,7 @@ from typing import Any
 from rbee.contracts.decisions import CandidateRecord, DecisionRecord, Outcome, RequestRecord
 from rbee.core.deciding import Decision, route
 from rbee.core.errors import NotFound
+from rbee.core.moments import rfc3339
 from rbee.core.policy import Ruling
 from rbee.core.routing import WARM, Needs
 from rbee.daemons.queen.asked import Asked
@@ -154,7 +155,7 @@ class Decisions:
         (wall, name, models, path, peek, size, key, priority, headers, outcome, reason, worker_id, tried) = kept[:13]
         waited, notes, needs, seen, judged, more = kept[13:]
         candidates, others, why = _candidates(needs, seen, judged, tried or {}, models, self._stale_after)
-        at = datetime.fromtimestamp(wall, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = rfc3339(datetime.fromtimestamp(wall, timezone.utc))
         return DecisionRecord(
             request_id=request_id,
             at=at,
