@@ -376,6 +376,20 @@ async def test_a_worker_that_has_just_come_stays_for_a_while(tmp_path: Path) -> 
         assert hive.unloaded == ["a-0"]
 
 
+async def test_room_that_comes_by_itself_is_taken(tmp_path: Path) -> None:
+    hive = SmallHive(memory_mb=200, sizes={"a": 100, "pinned": 100, "b": 100})
+    workers = (known("a-0", "a"), known("pinned-0", "pinned", on_demand=False), known("b-0", "b"))
+    async with fleet(tmp_path, hive, *workers, pace=Pace(every=0.05, min_stay=3600.0)) as client:
+        for model in ("a", "pinned"):
+            assert (await ask(client, model))[0] == 200
+        waiting = asyncio.create_task(ask(client, "b"))
+        await eventually(lambda: _state(client, "b") == "queued")
+        await hive.idle("a-0")  # the last that could have gone: now only the pinned one is left
+        status, body = await waiting
+        assert (status, body.get("error")) == (200, None)
+        assert hive.unloaded == []
+
+
 async def test_another_queen_that_makes_room_there_is_waited_for(tmp_path: Path) -> None:
     hive = SmallHive(memory_mb=100, sizes={"a": 100, "b": 100})
     mine = False

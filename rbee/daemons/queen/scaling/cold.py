@@ -102,10 +102,13 @@ class ColdStart:
         return "there"
 
     async def _with_room(self, short: dict[Candidate, Short]) -> bool:
-        """Waits until one of them can have room, and tries it; whether it is worth going on."""
+        """Waits until one of them can have room, and tries it; whether all are worth a try again."""
         asked_at = self._clock()
+        before: dict[Candidate, int] = {}
         while not self._served():
             rooms = {c: self._rooms.plan(c, lacks) for c, lacks in short.items()}
+            if any(len(room.held) < before.setdefault(c, len(room.held)) for c, room in rooms.items()):
+                return True  # somebody has gone by himself: perhaps that was enough
             for candidate in [c for c, room in rooms.items() if room.kind == "evict"]:
                 became = await self._try(candidate, short[candidate])
                 if not isinstance(became, Short):
