@@ -29,7 +29,8 @@ from rbee.adapters.catalog import ModelCatalog
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.contracts import codec
 from rbee.core.records import ModelRecord
-from tests.support.hive import free_range, machine, settings
+from tests.support.hive import machine, settings
+from tests.support.ports import free_range
 
 ROOT = Path(__file__).parents[3]
 RESULTS = Path(__file__).parents[1] / "results" / "catalog.json"

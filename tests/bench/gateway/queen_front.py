@@ -21,7 +21,7 @@ async def serve(stop: asyncio.Event) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         paths = Paths(config=root / "c", cache=root / "k", data=root / "d", state=root / "s")
-        aliases = {"m": ("engine",)}  # the load asks for m
+        aliases: dict[str, tuple[str, ...]] = {"m": ("engine",)}  # the load asks for m
         config = QueenConfig(fleet="bench", listen=f"127.0.0.1:{port}", aliases=aliases)
         queen = QueenDaemon(config, paths, None, stale_after=86_400)
         await queen.start()
