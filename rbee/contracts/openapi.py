@@ -40,7 +40,7 @@ def _query(name: str, text: str, **schema: Any) -> dict[str, Any]:
 
 _LIST: Final = (
     _query("state", "Only jobs in this state.", enum=["queued", "running", "completed", "failed", "cancelled"]),
-    _query("operation", "Only jobs of this operation.", type="string", examples=["ModelDownload"]),
+    _query("operation", "Only jobs of this operation.", enum=sorted(OPERATIONS)),
     _query("hive_id", "Only jobs that this hive does.", type="string"),
     _query("since", "Only jobs that were made at this time or later.", type="string", format="date-time"),
     _query("limit", "At most so many.", type="integer", minimum=1, maximum=1000, default=50),
@@ -55,7 +55,7 @@ _QUEEN_URL: Final = _query(
     pattern="^http://[A-Za-z0-9][A-Za-z0-9.-]*:[1-9][0-9]{0,3}/?$",
 )  # fmt: skip
 _LARGE: Final = _query("large", "`false`: leave out an event with a large result; the job has it.", type="boolean")
-_LAST: Final = _query("limit", "Only the last so many.", type="integer", minimum=1, maximum=999_999_999)
+_LAST: Final = _query("limit", "Only the last so many.", type="integer", minimum=0, maximum=999_999_999)
 _FOLLOW: Final = _query("follow", "`false`: what is there by now, and no more.", type="boolean")
 _TEXT, _STREAM = "text/plain", "text/event-stream"
 #: By method and path, of both daemons.

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hive_tool import HiveMachine
+from tests.support.workers import ROOT
 
 #: Nothing listens there.
 NOWHERE = "http://127.0.0.1:9"
@@ -24,6 +25,8 @@ NOWHERE = "http://127.0.0.1:9"
 
 #: Whoever is told of a queen sends her heartbeats: to nobody, here. And no pattern says what a worker's address is.
 SETTINGS = f"""
+hooks = "tests.support.schemathesis_hooks"
+
 [parameters]
 "query.queen_url" = "{NOWHERE}"
 
@@ -42,7 +45,7 @@ def held_against(url: str, root: Path, *, examples: int) -> None:
     argv += ["--request-timeout", "30", "--no-shrink", "--continue-on-failure", "--warnings", "off"]
     # DELETE of a job cancels it: what became of it is still told.
     argv += ["--exclude-checks", "use_after_free"]
-    env = os.environ | {"COLUMNS": "160"}
+    env = os.environ | {"COLUMNS": "160", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(argv, capture_output=True, text=True, cwd=root, env=env, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Operations: +(\d+) selected / \1 total", done.stdout), done.stdout
