@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -55,6 +56,7 @@ async def test_numbers_are_by_model_and_worker(tmp_path: Path) -> None:
             assert found[f'rbee_queen_{name}_seconds_count{{model="{MODEL}"}}'] == 4
             assert found[f'rbee_queen_{name}_seconds_bucket{{model="{MODEL}",le="+Inf"}}'] == 4
         assert found["rbee_queen_requests_active"] == 0
+        assert not [series for series in found if series.startswith("rbee_queen_waits_total{")]
         assert found[f"rbee_queen_worker_slots{{{who}}}"] == 4
         c.queen.registry.forget("w1")
         gone = f'model="{MODEL}",worker="(gone)"'
@@ -165,3 +167,20 @@ async def test_every_number_of_the_dashboard_is_there(tmp_path: Path) -> None:
     assert {re.sub(r"_bucket$", "", name) for name in names} <= told
     used = {label for expr in asked for labels in re.findall(r"\{([^}]*)\}", expr) for label in labels.split(",")}
     assert all(label.split("=")[0].strip() in ("model", "kind", "status") for label in used)
+
+
+async def test_those_that_had_to_wait_are_counted_by_how_it_ended(tmp_path: Path) -> None:
+    async with queen_in(tmp_path) as c, workers(c, "w1", slots=1):
+
+        async def ask(**headers: str) -> int:
+            async with c.chat(stream=True, mock={"tokens": 4, "interval": 0.1}, headers=headers) as answer:
+                await answer.read()
+                return int(answer.status)
+
+        said = await asyncio.gather(ask(), ask(), ask(**{"X-Request-Timeout": "0.05"}))
+        assert sorted(said)[:2] == [200, 200]
+        found = await scrape(c)
+        ends = {k: n for k, n in found.items() if k.startswith("rbee_queen_waits_total")}
+        assert ends['rbee_queen_waits_total{ended="entered"}'] >= 1
+        assert sum(ends.values()) == 2
+        assert found[f'rbee_queen_queue_seconds_sum{{model="{MODEL}"}}'] > 0

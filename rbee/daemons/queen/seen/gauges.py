@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from rbee.adapters.access_log import LineFile
-from rbee.daemons.queen.admission.gate import Gate
+from rbee.daemons.queen.admission.gate import Ended, Gate
 from rbee.daemons.queen.known.hives import Hives
 from rbee.daemons.queen.known.quarantine import Quarantine
 from rbee.daemons.queen.known.registry import Registry
@@ -71,7 +71,13 @@ class Gauges:
         self._quarantine = quarantine
         self._log = log
         self._tokens = Tokens(metrics)
+        #: How waiting for a slot ended, to count.
+        self._waits: Counter[str] = Counter()
+        gate.waits = self._waited
         registry.listeners.append(self._tokens.heard)
+
+    def _waited(self, model: str, seconds: float, ended: Ended) -> None:
+        self._waits[ended] += 1
 
     def __call__(self) -> Iterator[str]:
         self._forget_who_left()
@@ -127,6 +133,8 @@ class Gauges:
         steps = {"up": self._scaler.ups, "down": self._scaler.downs}
         text = "Replicas more or fewer, by load."
         yield from series("rbee_queen_scalings_total", "counter", text, "direction", steps)
+        text = "Requests that had to wait for a slot, by how that ended."
+        yield from series("rbee_queen_waits_total", "counter", text, "ended", self._waits)
         text = "Times that a policy could not be evaluated and was left out."
         yield from series("rbee_queen_policy_errors_total", "counter", text, "policy", self._router.failures)
 
