@@ -230,7 +230,7 @@ async def test_retry_after_is_what_was_measured(tmp_path: Path) -> None:
     async with queen_in(tmp_path, limited(queue=9)) as c, workers(c, "w1", slots=1) as (engine,):
         assert (await ask(c, mock={"delay": 0.3})).status == 200
         mean = c.queen.gate.estimate(MODEL)
-        assert mean is not None and 0.3 <= mean < 3
+        assert mean is not None and mean >= 0.3
         line = Line(c)
         async with busy(c, engine):
             for number in range(9):

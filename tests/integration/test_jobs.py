@@ -27,6 +27,7 @@ from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import Handler, JobContext, JobRunner, Resume
 from rbee.daemons.lanes import Lanes
 from rbee.daemons.writing import BATCH_BYTES, send_json
+from tests.support.queen import eventually
 
 SECRET = "very-secret-fleet-token"
 
@@ -134,7 +135,7 @@ async def test_many_readers_see_the_same_and_each_can_resume(tmp_path: Path) -> 
     async with bench(tmp_path / "a.db", handler) as b:
         job_id = await b.submit()
         readers = [asyncio.create_task(b.stream(job_id, after)) for after in (None, None, 1)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: b.runner._live[job_id].feed._readers == 3)
         go.set()
         texts = await asyncio.gather(*readers)
         assert texts[0] == texts[1]
@@ -203,11 +204,15 @@ async def test_jobs_outlive_the_daemon_and_running_ones_are_interrupted(tmp_path
         assert await b.stream(done) == text
         stopped = await b.submit()
         reader = asyncio.create_task(b.stream(stopped))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: b.runner._live[stopped].feed._readers == 1)
         await b.runner.stop()
         assert frames(await reader)[-2][1]["code"] == "interrupted"
     async with bench(tmp_path / "a.db", three) as b:
         assert (await b.job(stopped))["error"]["code"] == "interrupted"
+        # Who had read a part goes on after it, in the next life as in the one before.
+        assert frames(await b.stream(done, after=2)) == frames(text)[2:]
+        told = frames(await b.stream(stopped, after=1))
+        assert [x if x == "[DONE]" else x["code"] for _, x in told] == ["interrupted", "[DONE]"]
 
 
 async def test_a_dead_daemons_running_job_is_found_interrupted(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ async def test_a_cancel_while_the_child_is_being_made_reaches_it_too(tmp_path: P
         job_id = await c.submit("HiveCheck", hive_id="h1")
         await eventually(lambda: hive.runner.running)  # begun there, not yet told here
         cancelling = asyncio.create_task(c.http.delete(f"{c.url}/v1/jobs/{job_id}"))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: c.queen.jobs._live[job_id].cancelled)
         hive.delay.set()
         async with await cancelling as answer:
             assert (await answer.json())["state"] == "cancelled"

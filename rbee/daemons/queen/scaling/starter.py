@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from rbee.contracts.configs import QueenConfig
+from rbee.contracts.configs import KnownWorker, QueenConfig
 from rbee.core.errors import RbeeError
 from rbee.core.load_times import left
 from rbee.daemons.jobs import Handler
@@ -69,14 +69,15 @@ class Starter:
         self._cold: dict[str, ColdStart] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted_at: dict[str, float] = {}
-        self._wake: Callable[[], None] = lambda: None
+        #: Those of the plan, by id.
+        self._by_id: dict[str, KnownWorker] = {}
         self.configure(config)
 
     def configure(self, config: QueenConfig) -> None:
         """What is being started goes on."""
         self._workers = config.workers
-        #: By model, and which of them changed: what a changed one failed of may be mended.
-        old, self._by_id = getattr(self, "_by_id", {}), {w.worker_id: w for w in config.workers}
+        # What a changed one failed of may be mended.
+        old, self._by_id = self._by_id, {w.worker_id: w for w in config.workers}
         self.troubles.keep({w for w, known in self._by_id.items() if old.get(w) == known})
         if self.rooms is not None:
             self.rooms.configure(config.workers)
