@@ -7,7 +7,7 @@ DEMO := examples/demo/rbee.yaml
 SOURCES := pyproject.toml rbee/__init__.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-stop test test-hives test-queens test-daemons test-fleets test-fast lint format lab bench lock packages clients schemas clean
+.PHONY: help demo demo-stop test test-unit test-hives test-queens test-daemons test-features test-lab test-fast lint format lab bench lock packages clients schemas clean
 help:
 	@echo "make demo       apply an example fleet on this machine and ask it something"
 	@echo "make demo-stop  stop it and remove what it made"
@@ -51,23 +51,27 @@ $(NPM): tests/clients/package-lock.json tests/clients/package.json
 clients: packages
 	@$(MAKE) --no-print-directory $(NPM)
 
-test: packages clients $(VENV)/.dev lint
-	$(BIN)/coverage run -m pytest tests/unit
-	$(BIN)/coverage report
-	@$(MAKE) -j4 --output-sync=target --no-print-directory test-hives test-queens test-daemons test-fleets
+test: packages clients $(VENV)/.dev
+	@$(MAKE) -j2 --output-sync=target --no-print-directory lint test-unit
+	@$(MAKE) -j5 --output-sync=target --no-print-directory test-lab test-daemons test-hives test-queens test-features
 
 # Side by side: they mostly wait, each for its own processes.
 HIVES := $(wildcard tests/integration/test_hive*.py)
 QUEENS := $(wildcard $(patsubst %,tests/integration/test_%*.py,access_log admission byte_faithful cold embeddings front \
 	keys node_clients openai_clients policy queen recovery rerank scaling seen splice traces two_queens))
+test-unit: $(VENV)/.dev
+	$(BIN)/coverage run -m pytest tests/unit --durations=5
+	$(BIN)/coverage report
 test-hives:
 	$(BIN)/python -m pytest $(HIVES) --durations=8
 test-queens:
 	$(BIN)/python -m pytest $(QUEENS) --durations=8
 test-daemons:
 	$(BIN)/python -m pytest $(filter-out $(HIVES) $(QUEENS),$(wildcard tests/integration/test_*.py)) --durations=8
-test-fleets:
-	$(BIN)/python -m pytest tests/features tests/lab --durations=8
+test-features:
+	$(BIN)/python -m pytest tests/features --durations=8
+test-lab:
+	$(BIN)/python -m pytest tests/lab --durations=8
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/unit

@@ -20,7 +20,7 @@ from rbee.adapters.paths import Paths
 from rbee.adapters.ssh import SshShell
 from rbee.core.spec import Ssh
 from rbee.fleet import facts
-from tests.support.rbee_cli import Ran
+from tests.support.rbee_cli import Ran, until
 
 from .fleet import Fleet, fleet_of
 from .lab import Lab
@@ -123,8 +123,13 @@ def test_a_broken_file_from_here_is_told_with_the_reason_and_a_good_one_mends_it
         [failed] = ends(fleet.apply(1, "-o", "json"), "failed").values()
         assert failed["subject"] == subject and reason in failed["error"], failed
         assert fleet.ask("h1").status == (200 if subject.startswith("models.") else 503)
-    shown = fleet.home.run("status").out
-    assert "failed" in shown and "unknown model architecture" in shown, shown
+
+    def shown() -> bool:
+        """Apply has heard it from the hive; the queen does a moment later."""
+        status = fleet.home.run("status").out
+        return "failed" in status and "unknown model architecture" in status
+
+    until(shown, "the queen to show that and why it failed")
     model.write_bytes(good)
     fleet.apply()
     assert fleet.asks_well("h1").hive == "h1"
