@@ -122,6 +122,7 @@ _LEADING = 8
 _SYSTEM: Final = (b'"system"', b'"developer"')
 _IMAGE: Final = re.compile(rb'"type"[ \t\r\n]*:[ \t\r\n]*"(?:image_url|input_image|image)"')
 _NOTHING: Final = (b"", b"null", b"[]", b"{}")
+_LIST: Final = ord("[")
 
 
 def peek(body: bytes) -> Peek:
@@ -147,15 +148,15 @@ def peek(body: bytes) -> Peek:
         raise BadBody("`model` is empty; give the name of a model.", "invalid_value", "model")
     if type(found) is not _Whole:
         return Peek(found.model, bool(found.stream))
-    turns = found.messages or ()
+    tools, most, at_most = found.tools, found.max_completion_tokens, found.max_tokens
     return Peek(
         found.model,
         bool(found.stream),
-        len(turns),
+        len(found.messages) if found.messages else 0,
         _prefix(found),
-        found.tools is not _NONE and _begins(found.tools, 5) not in _NOTHING,
+        tools is not _NONE and _begins(tools, 5) not in _NOTHING,
         _has_images(found),
-        _number(found.max_completion_tokens) or _number(found.max_tokens),
+        (_number(most) if most is not _NONE else None) or (_number(at_most) if at_most is not _NONE else None),
     )
 
 
@@ -209,7 +210,8 @@ def _has_images(found: _Whole) -> bool:
 
 
 def _images_in(content: msgspec.Raw) -> bool:
-    return _begins(content, 1) == b"[" and _IMAGE.search(memoryview(content)) is not None
+    view = memoryview(content)
+    return view[0] == _LIST and _IMAGE.search(view) is not None
 
 
 def _begins(text: msgspec.Raw, length: int) -> bytes:

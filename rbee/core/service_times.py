@@ -5,6 +5,8 @@ from __future__ import annotations
 
 #: Weight of the newest answer in the mean.
 _NEW = 0.1
+#: From so many answers on; before, all weigh the same.
+_SETTLED = 10
 #: How fast `quick` follows answers that are faster, and those that are slower.
 _DOWN, _UP = 0.5, 0.02
 
@@ -29,7 +31,7 @@ class ServiceTimes:
             self._count = 1
             return
         self._count += 1
-        self.mean += (seconds - self.mean) * max(_NEW, 1 / self._count)
+        self.mean += (seconds - self.mean) * (_NEW if self._count >= _SETTLED else 1 / self._count)
         self.quick += (seconds - self.quick) * (_DOWN if seconds < self.quick else _UP)
 
     def wait(self, ahead: int, slots: int) -> float | None:

@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbee.adapters.secrets import Token
 from rbee.adapters.splice import Tap, Upstream, heads
 from rbee.contracts import defaults
+from rbee.daemons.queen.admission.clients import Client
 from rbee.daemons.queen.front.bodies import BadRequest, ChunkedBody
 from rbee.daemons.queen.front.incoming import Headers, Incoming
+from rbee.daemons.queen.front.known_head import KnownHead
 
 PATH = "/v1/completions"
 WORKER = Upstream("10.0.0.7", 9300)
@@ -93,6 +96,80 @@ def test_what_is_about_this_connection_only_does_not_go_on() -> None:
     assert b"X-TWO" not in sent
     assert b"\r\nX-Stays: 3\r\n" in sent
     assert b"\r\nHost: 10.0.0.7:9300\r\n" in sent
+
+
+LIKE = b"POST %b HTTP/1.1\r\nHost: a\r\ncontent-Length: %b\r\nX-One: 1\r\n\r\n"
+
+
+def known(head: bytes) -> KnownHead | None:
+    request = Incoming(PATH, PATH, cast(Tap, None), cast(asyncio.Transport, None), None)
+    assert request.read(head)
+    return KnownHead.of(request, head)
+
+
+def again(head: KnownHead | None, data: bytes, token: Token | None = None) -> Incoming | None:
+    assert head is not None
+    return head.again(data, cast(Tap, None), cast(asyncio.Transport, None), token, 1)
+
+
+def test_a_head_that_comes_again_is_known_whatever_the_bodys_length() -> None:
+    head = known(LIKE % (PATH.encode(), b"12"))
+    for length in (0, 7, 12, 9_999_999):
+        said = LIKE % (PATH.encode(), b"%d" % length)
+        request = again(head, said + b"{}...")
+        assert request is not None
+        fresh = taken(said.partition(b"\r\n")[2][:-2])
+        assert (request.length, request.begins, request.path) == (length, len(said), PATH)
+        assert dict(request.headers) == dict(fresh.headers) == {"host": "a", "x-one": "1"}
+        request.body = fresh.body = b"x" * 3
+        own = [heads.header_line("X-Request-Id", "r1")]
+        assert request.head_to(WORKER, own) == fresh.head_to(WORKER, own) == request.head_to(WORKER, own)
+        assert b"X-One" not in request.head_to(WORKER, [heads.header_line("X-One", "2")]).replace(b"X-One: 2", b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LIKE % (PATH.encode(), b"12345678"),  # perhaps too much
+        LIKE % (PATH.encode(), b"-1"),
+        LIKE % (PATH.encode(), b""),
+        LIKE % (PATH.encode(), b"1\r\nContent-Length: 2"),
+        LIKE % (PATH.encode(), b"1\r\nTransfer-Encoding: chunked"),
+        LIKE % (PATH.encode(), b"1\r\n\r\n"),
+        LIKE % (PATH.encode(), "²".encode()),
+        (LIKE % (PATH.encode(), b"12")).replace(b"X-One: 1", b"X-One: 2"),
+        (LIKE % (PATH.encode(), b"12")).replace(b"Host", b"host"),
+        (LIKE % (PATH.encode(), b"12"))[:-1],
+        (LIKE % (PATH.encode(), b"12"))[:-20],
+        LIKE % (b"/v1/embeddings", b"12"),
+        b"",
+    ],
+)
+def test_any_other_head_is_read(data: bytes) -> None:
+    assert again(known(LIKE % (PATH.encode(), b"12")), data) is None
+
+
+def test_who_sent_a_known_head_counts_until_the_clients_change() -> None:
+    said = LIKE % (PATH.encode(), b"12")
+    head, alice = known(said), Client(name="alice")
+    assert head is not None
+    head.sent_by(alice, 1)
+    request = again(head, said)
+    assert request is not None
+    assert request.client is alice
+    head.sent_by(alice, 0)
+    request = again(head, said)
+    assert request is not None
+    assert request.client is None
+    assert again(head, said, Token("another")) is None, "the listener wants something now"
+
+
+def test_heads_that_are_long_or_rare_are_not_kept() -> None:
+    line = b"POST %b HTTP/1.1\r\nHost: a\r\n" % PATH.encode()
+    assert known(line + b"Content-Length: 1\r\n\r\n") is not None
+    for more in (b"X: " + b"y" * 5000, b"Connection: close", b"Expect: 100-continue"):
+        assert known(line + b"Content-Length: 1\r\n" + more + b"\r\n\r\n") is None
+    assert known(line + b"Transfer-Encoding: chunked\r\n\r\n") is None
 
 
 def _fed(pieces: Sequence[bytes]) -> tuple[bytes, bytes | None]:

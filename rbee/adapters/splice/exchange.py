@@ -59,8 +59,7 @@ class Exchange(ABC):
         if len(body) < _JOINED:
             connection.transport.write(head + body)
         else:
-            connection.transport.write(head)
-            connection.transport.write(body)
+            connection.transport.writelines((head, body))
 
     @property
     def finished(self) -> bool:

@@ -145,17 +145,21 @@ def _dropping(own: tuple[bytes, ...]) -> re.Pattern[bytes]:
     return re.compile(rb"\r\n(?:" + names + rb"):[^\r\n]*", re.IGNORECASE)
 
 
+def passed_lines(lines: bytes, marks: tuple[bytes, ...]) -> bytes:
+    """What goes on of a client's header lines (each begins with CRLF, and a strict parser has found nothing wrong with
+    them), untouched: not what `request_head` leaves out, nor what these marks are of."""
+    return _dropping(tuple([mark[2:-1] for mark in marks])).sub(b"", lines)
+
+
 def passed_on(target: str, host: str, port: int, *, lines: bytes, own: Sequence[Line], body_length: int) -> bytes:
-    """`request_head` of a POST, from the client's header lines as they came: each begins with CRLF, and a strict parser
-    has found nothing wrong with them. What goes on is untouched."""
-    drop = _dropping(tuple([mark[2:-1] for _, mark in own]))
+    """`request_head` of a POST, from the client's lines as `passed_lines` gives them."""
     return b"".join(
         [
             _request_line("POST", target),
             _host_line(host, port),
             *[text for text, _ in own],
             b"Content-Length: %d" % body_length,
-            drop.sub(b"", lines),
+            lines,
             b"\r\n\r\n",
         ]
     )
@@ -172,18 +176,17 @@ def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: boo
         head = _ANSWER_HOP.sub(b"", head)
     if decoded:
         head = _TRANSFER_ENCODING.sub(b"", head)
-    for _, mark in extra:
+    texts = []
+    for text, mark in extra:
         if mark in lower:
             head = re.sub(re.escape(mark) + rb"[^\r\n]*", b"", head, flags=re.IGNORECASE)
+        texts.append(text)
     if not head.startswith(b"HTTP/1.1 "):
         head = b"HTTP/1.1 " + head[head.index(b" ") + 1 :]
-    first = head.index(b"\r\n") + 2
-    parts = [head[:first]]
-    parts += [text for text, _ in extra]
     if close:
-        parts.append(b"Connection: close\r\n")
-    parts.append(head[first:])
-    return b"".join(parts)
+        texts.append(b"Connection: close\r\n")
+    first = head.index(b"\r\n") + 2
+    return b"%b%b%b" % (head[:first], b"".join(texts), head[first:])
 
 
 def is_chunked(head: bytes) -> bool:

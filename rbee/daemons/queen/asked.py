@@ -39,7 +39,6 @@ class Asked:
 
     def __init__(
         self,
-        *,
         request_id: str,
         path: str,
         name: str,

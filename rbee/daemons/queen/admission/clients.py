@@ -50,6 +50,8 @@ class Clients:
     def __init__(self, config: QueenConfig, token: Token | None = None) -> None:
         """Raises BadSecret, as `configure`."""
         self._token = token
+        #: Grows with each `configure`: who was identified before may be another now.
+        self.generation = 0
         # Names stay the same over restarts and queens where there is something to make them of.
         self._salt = hashlib.sha256(token.reveal().encode() if token is not None else secrets.token_bytes(32)).digest()
         self.configure(config)
@@ -61,6 +63,7 @@ class Clients:
             for name, key in found.items():
                 if key.matches(self._token.reveal()):
                     raise BadSecret(f"The key of {name!r} is the fleet's token.", code="bad_key_file", mend="Make one.")
+        self.generation += 1
         self._keys = Keys(found)
         self._limits = config.limits
         self._named = {name: _client(name, key, config.limits) for name, key in config.keys.items()}

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -16,17 +15,12 @@ from rbee.core.errors import RbeeError
 from rbee.daemons.access import Listener
 from rbee.daemons.queen.front.bodies import Body, ChunkedBody, SizedBody
 from rbee.daemons.queen.front.dispatch import Dispatcher
-from rbee.daemons.queen.front.incoming import MAX_HEAD, Incoming, check_unfinished
+from rbee.daemons.queen.front.incoming import MAX_HEAD, Incoming, check_unfinished, target_in
+from rbee.daemons.queen.front.known_head import KnownHead
 from rbee.daemons.queen.front.passage import Passage
-from rbee.daemons.queen.front.paths import INFERENCE_PATHS
 
-_BEGIN = b"POST /v1/"
 #: Bytes of later requests that are taken while one is served; then the client has to wait.
 _AHEAD = 64 * 1024
-#: A request's target, as far as it is there, and what ends it.
-_TARGET = re.compile(rb"([^ \r\n]*)([ \r\n]?)")
-_PATHS = {path.encode(): path for path in INFERENCE_PATHS}
-
 
 #: What is waited for: the next request, the rest of its head, of its body; the end of its answer; after the last
 #: answer, that the client has read it and closed; nothing more.
@@ -52,6 +46,7 @@ class FrontConnection(asyncio.Protocol):
         "_body",
         "_front",
         "_hand_on",
+        "_known",
         "_listener",
         "_passage",
         "_pending",
@@ -76,6 +71,8 @@ class FrontConnection(asyncio.Protocol):
         #: What came and is not taken yet.
         self._pending = b""
         self._request: Incoming | None = None
+        #: The last head.
+        self._known: KnownHead | None = None
         self._body: Body | None = None
         self._reading = True
         self._turning = False
@@ -148,44 +145,47 @@ class FrontConnection(asyncio.Protocol):
         data = self._pending
         if self.phase == IDLE:
             self.phase, self.due = HEAD, None
-        if not data.startswith(_BEGIN):
-            if data[:1] in (b"\r", b"\n"):  # clients of old sent a line end after a body
-                self._pending = data.lstrip(b"\r\n")
-                return True
-            if not _BEGIN.startswith(data):
-                self._give_away()
-            return False
-        found = _TARGET.match(data, 5)
-        assert found is not None
-        target = found[1]
-        path = _PATHS.get(target.partition(b"?")[0])
-        if path is None and (found[2] or not any(p.startswith(target) for p in _PATHS)):
+        known, generation = self._known, self._front.dispatcher.clients.generation
+        if known is not None and (again := known.again(data, self, self.transport, self._listener.token, generation)):
+            self._take_request(again)
+            return True
+        if data[:1] in (b"\r", b"\n"):  # clients of old sent a line end after a body
+            self._pending = data.lstrip(b"\r\n")
+            return True
+        named = target_in(data)
+        if named is None:
             self._give_away()
             return False
+        target, path = named
         end = data.find(b"\r\n\r\n")
-        if end < 0 or end > MAX_HEAD:
+        if end < 0 or end > MAX_HEAD or path is None:
             check_unfinished(data)
             return False
-        assert path is not None
-        request = Incoming(target.decode("latin-1"), path, self, self.transport, self._listener.token)
+        request = Incoming(target, path, self, self.transport, self._listener.token)
         if not request.read(data[: end + 4]):
             self._give_away()
             return False
+        request.known = self._known = KnownHead.of(request, data[: end + 4])
+        self._take_request(request)
+        return True
+
+    def _take_request(self, request: Incoming) -> None:
+        """One whose head has been read."""
+        data, begins = self._pending, request.begins
         request.keep_alive = request.keep_alive and not self._front.stopping
-        whole = end + 4 + request.length
+        whole = begins + request.length
         if request.chunked or len(data) < whole:
             self._request, self._pending = request, b""
-            self._begin_body(request, data[end + 4 :])
+            self._begin_body(request, data[begins:])
         else:
-            request.body = data[end + 4 : whole]
+            request.body = data[begins:whole]
             self._pending = data[whole:]
             self._serve(request)
-        return True
 
     def _begin_body(self, request: Incoming, data: bytes) -> None:
         """The rest of the body is still to come: not from anybody, and not without having been asked for."""
         dispatcher = self._front.dispatcher
-        request.client = dispatcher.identify(request.headers, request.token)
+        request.client = request.client or dispatcher.identify(request.headers, request.token)
         request.arrived = dispatcher.clock()
         self.phase, self.due, self.received = BODY, None, 0
         self._body = ChunkedBody() if request.chunked else SizedBody(request.length)
@@ -238,6 +238,8 @@ class FrontConnection(asyncio.Protocol):
         self.phase = SERVED
         self._passage = passage = Passage(self._front.dispatcher, request, self._served)
         passage.start()
+        if request.known is not None and passage.asked is not None:
+            request.known.sent_by(passage.asked.client, self._front.dispatcher.clients.generation)
 
     def _served(self, passage: Passage) -> None:
         self._passage = None

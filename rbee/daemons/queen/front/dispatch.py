@@ -57,7 +57,7 @@ class Dispatcher:
         self.splice = splice
         self.seen = seen
         self.metrics = seen.metrics
-        self._clients = clients
+        self.clients = clients
         self._prober = prober
         self.clock = clock
         self.ending = ending
@@ -84,7 +84,7 @@ class Dispatcher:
 
     def identify(self, headers: Mapping[str, str], token: Token | None) -> Client:
         """Who asks, of a listener that wants `token`. Raises Unauthorized."""
-        return self._clients.identify(headers, token)
+        return self.clients.identify(headers, token)
 
     def note(self, asked: Asked, outcome: Decided, reason: str, worker: Worker | None) -> None:
         """Tells the router what became of its decision."""

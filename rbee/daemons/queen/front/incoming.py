@@ -12,6 +12,7 @@ import httptools
 from rbee.adapters.splice import heads
 from rbee.contracts import defaults
 from rbee.daemons.queen.front.bodies import BadRequest, too_large
+from rbee.daemons.queen.front.paths import INFERENCE_PATHS
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
     from rbee.adapters.secrets import Token
     from rbee.adapters.splice import Tap, Upstream
     from rbee.daemons.queen.admission.clients import Client
+    from rbee.daemons.queen.front.known_head import KnownHead
 
 #: The longest head of a request.
 MAX_HEAD = 32 * 1024
 
 
 _LINE = re.compile(rb"\r\n([^:]+):[ \t]*([^\r]*)")
+_BEGIN = b"POST /v1/"
+#: A request's target, as far as it is there, and what ends it.
+_TARGET = re.compile(rb"([^ \r\n]*)([ \r\n]?)")
+_PATHS = {path.encode(): path for path in INFERENCE_PATHS}
 #: Nobody listens to the parser: it is asked whether the head is right.
 _SILENT = object()
 _keys: dict[str, bytes] = {}
@@ -46,11 +52,13 @@ def _first_of_each(found: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 class Headers(Mapping[str, str]):
     """A head's lines by name, whatever its case; of a name that comes twice the first value. Decoded when asked for."""
 
-    __slots__ = ("_lines",)
+    __slots__ = ("_lines", "size")
 
-    def __init__(self, lines: dict[bytes, bytes]) -> None:
+    def __init__(self, lines: dict[bytes, bytes], size: int = 0) -> None:
         #: Names in lower case.
         self._lines = lines
+        #: Of the whole head, in bytes.
+        self.size = size
 
     def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
         value = self._lines.get(_keys.get(name) or _key(name))
@@ -97,18 +105,21 @@ class Incoming:
     """A request that the raw front took in: a `ClientRequest`, and what the queen asks of it besides."""
 
     # What most requests have, in the class: one is made for each.
-    #: The lines of the head after the first, as they came; each begins with CRLF.
+    #: The lines of the head after the first, as they came (of a known head: the first time); each begins with CRLF.
     lines = b""
     headers: Headers
     keep_alive = True
     old = False
-    #: How the body is framed; `expects`: the client waits until it is asked for it.
+    #: How the body is framed; `expects`: the client waits until it is asked for it. `begins`: the head's length.
+    begins = 0
     length = 0
     chunked = False
     expects = False
     body = b""
     client: Client | None = None
     arrived: float | None = None
+    #: Of heads that may come again.
+    known: KnownHead | None = None
 
     def __init__(self, target: str, path: str, tap: Tap, transport: asyncio.Transport, token: Token | None) -> None:
         self.target = target
@@ -131,13 +142,14 @@ class Incoming:
         version = head[first - 8 : first]
         if version not in (b"HTTP/1.1", b"HTTP/1.0"):
             raise BadRequest(505, "This version of HTTP is not spoken here; use HTTP/1.1.")
+        self.begins = len(head)
         self.lines = head[first:-4]
         # What llhttp has passed has one header on each line, and no line without a name.
         found = _LINE.findall(self.lines)
         lines = {name.lower(): value for name, value in found}
         if len(lines) < len(found):
             lines = _first_of_each(found)
-        self.headers = Headers(lines)
+        self.headers = Headers(lines, len(head))
         self.old = version == b"HTTP/1.0"
         self.keep_alive = not self.old and b"close" not in self.headers.of_connection()
         return self._read_framing(lines)
@@ -147,12 +159,21 @@ class Incoming:
         for name in self.headers.of_connection():
             if name not in (b"", b"close", b"keep-alive", b"host", b"content-length"):
                 own = [*own, (b"", b"\r\n%b:" % name)]
+        known, marks = self.known, tuple([mark for _, mark in own])
+        if known is None:
+            passed = heads.passed_lines(self.lines, marks)
+        elif known.passed is not None and known.passed[0] == marks:
+            passed = known.passed[1]
+        else:
+            passed = heads.passed_lines(self.lines, marks)
+            known.passed = marks, passed
         return heads.passed_on(
-            self.target, upstream.host, upstream.port, lines=self.lines, own=own, body_length=len(self.body)
+            self.target, upstream.host, upstream.port, lines=passed, own=own, body_length=len(self.body)
         )
 
     def _read_framing(self, lines: dict[bytes, bytes]) -> bool:
-        length = lines.get(b"content-length")
+        """The length is not left among the headers: they are shared with requests of other lengths."""
+        length = lines.pop(b"content-length", None)
         if length is not None:
             self.length = int(length)
             if self.length > defaults.MAX_BODY:
@@ -170,6 +191,20 @@ class Incoming:
                 raise BadRequest(417, "This expectation cannot be met.", "expectation_failed")
             self.expects = not self.old
         return b"content-encoding" not in lines
+
+
+def target_in(data: bytes) -> tuple[str, str | None] | None:
+    """Target and path of the request for an answer that `data` begins with, as far as it is there; no path: it may
+    become one. None: it is another kind of request, or no HTTP at all."""
+    if not data.startswith(_BEGIN):
+        return ("", None) if _BEGIN.startswith(data) else None
+    found = _TARGET.match(data, 5)
+    assert found is not None
+    target = found[1]
+    path = _PATHS.get(target.partition(b"?")[0])
+    if path is None and (found[2] or not any(p.startswith(target) for p in _PATHS)):
+        return None
+    return target.decode("latin-1"), path
 
 
 def check_unfinished(data: bytes) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from rbee.adapters.splice import Upstream
+from rbee.adapters.splice import Upstream, heads
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.core.errors import InvalidRequest
 from rbee.core.records import WorkerRecord
@@ -25,12 +25,12 @@ class Worker:
         "capabilities",
         "context_length",
         "foreign",
-        "headers",
         "held",
         "in_flight",
         "labels",
         "last_seen",
         "last_used",
+        "lines",
         "paths",
         "peak",
         "picked",
@@ -80,9 +80,8 @@ class Worker:
         self.context_length = beat.context_length or 0
         self.warm = WARM if beat.requests_handled else 0.0
         #: What an answer says about who gave it.
-        self.headers = (
-            (b"X-Rbee-Worker", _header_value(beat.worker_id)),
-            (b"X-Rbee-Hive", _header_value(beat.hive_id)),
+        self.lines = heads.header_lines(
+            ((b"X-Rbee-Worker", _header_value(beat.worker_id)), (b"X-Rbee-Hive", _header_value(beat.hive_id)))
         )
 
     @property

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import chain, islice
@@ -15,6 +16,7 @@ from rbee.core.moments import rfc3339
 from rbee.core.policy import Ruling
 from rbee.core.routing import WARM, Needs
 from rbee.daemons.queen.asked import Asked
+from rbee.daemons.queen.front.incoming import Headers
 from rbee.daemons.queen.known.registry import Worker
 from rbee.daemons.queen.routing.facts import own_headers, shown
 
@@ -22,6 +24,8 @@ from rbee.daemons.queen.routing.facts import own_headers, shown
 _Judged = tuple[str, Mapping[str, tuple[str | None, Mapping[str, float]]]]
 #: How many decisions are kept, and candidates of each.
 MOST_DECISIONS, MOST_CANDIDATES = 2000, 16
+#: Bytes of a head whose headers are kept whole.
+_SMALL = 4096
 
 
 class Choice:
@@ -81,7 +85,8 @@ class Decisions:
     def __init__(self, stale_after: float, wall: Callable[[], float]) -> None:
         self._stale_after = stale_after
         self._wall = wall
-        self._kept: dict[str, tuple[Any, ...]] = {}
+        #: The newest last. Of a request that was decided more than once the last one counts.
+        self._kept: deque[tuple[Any, ...]] = deque(maxlen=MOST_DECISIONS)
 
     def see(
         self,
@@ -104,56 +109,58 @@ class Decisions:
         choice.seen = (now, snaps, count, affine)
 
     def keep(self, asked: Asked, choice: Choice, outcome: Outcome, reason: str, worker: Worker | None) -> None:
-        kept = self._kept
-        kept.pop(asked.request_id, None)
-        kept[asked.request_id] = (
-            self._wall(),
-            asked.name,
-            asked.models,
-            asked.path,
-            asked.peek,
-            asked.size,
-            asked.client.name,
-            asked.client.priority,
-            own_headers(asked.headers),
-            outcome,
-            reason,
-            worker.worker_id if worker is not None else None,
-            dict(asked.tried) if asked.tried else None,
-            asked.waited,
-            asked.notes,
-            choice.needs,
-            choice.seen,
-            _judged(choice) if choice.decision is not None else None,
-            tuple(choice.ruling.notes) if choice.ruling is not None else (),
+        headers = asked.headers
+        self._kept.append(
+            (
+                asked.request_id,
+                self._wall(),
+                asked.name,
+                asked.models,
+                asked.path,
+                asked.peek,
+                asked.size,
+                asked.client,
+                # Taken apart when somebody asks; only what is long, now.
+                headers if type(headers) is Headers and headers.size <= _SMALL else own_headers(headers),
+                outcome,
+                reason,
+                worker.worker_id if worker is not None else None,
+                dict(asked.tried) if asked.tried else None,
+                asked.waited,
+                asked.notes,
+                choice.needs,
+                choice.seen,
+                _judged(choice) if choice.decision is not None else None,
+                tuple(choice.ruling.notes) if choice.ruling is not None else (),
+            )
         )
-        if len(kept) > MOST_DECISIONS:
-            del kept[next(iter(kept))]
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def explain(self, request_id: str) -> DecisionRecord:
         """Raises NotFound."""
-        found = self._kept.get(request_id)
+        found = next((kept for kept in reversed(self._kept) if kept[0] == request_id), None)
         if found is None:
             raise NotFound(
                 f"The queen remembers no request {request_id[:128]!r}.",
                 code="request_not_found",
                 mend=f"She keeps the last {MOST_DECISIONS} since she started; the id is X-Request-Id of the answer.",
             )
-        return self._record(request_id, found)
+        return self._record(found)
 
     def recent(self, limit: int = MOST_DECISIONS) -> Iterator[DecisionRecord]:
         """The last of them, the newest last."""
-        for request_id in list(self._kept)[-limit:] if limit > 0 else ():
-            found = self._kept.get(request_id)
-            if found is not None:
-                yield self._record(request_id, found)
+        latest: dict[str, tuple[Any, ...]] = {}
+        for kept in reversed(self._kept):
+            if len(latest) >= limit:
+                break
+            latest.setdefault(kept[0], kept)
+        yield from map(self._record, reversed(latest.values()))
 
-    def _record(self, request_id: str, kept: tuple[Any, ...]) -> DecisionRecord:
-        (wall, name, models, path, peek, size, key, priority, headers, outcome, reason, worker_id, tried) = kept[:13]
-        waited, notes, needs, seen, judged, more = kept[13:]
+    def _record(self, kept: tuple[Any, ...]) -> DecisionRecord:
+        (request_id, wall, name, models, path, peek, size, client, headers, outcome, reason, worker_id) = kept[:12]
+        tried, waited, notes, needs, seen, judged, more = kept[12:]
         candidates, others, why = _candidates(needs, seen, judged, tried or {}, models, self._stale_after)
         at = rfc3339(datetime.fromtimestamp(wall, timezone.utc))
         return DecisionRecord(
@@ -169,10 +176,10 @@ class Decisions:
                 tools=peek.tools,
                 images=peek.images,
                 max_tokens=peek.max_tokens,
-                key=key,
-                priority=priority,
+                key=client.name,
+                priority=client.priority,
                 require=dict(needs.require),
-                headers=shown(headers),
+                headers=shown(own_headers(headers) if isinstance(headers, Headers) else headers),
             ),
             outcome=outcome,
             reason=reason or why,

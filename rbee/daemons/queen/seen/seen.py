@@ -48,6 +48,11 @@ class Line(msgspec.Struct, omit_defaults=True):
     code: str = ""
 
 
+def _ms(seconds: float) -> float:
+    """Milliseconds to the microsecond; `round` takes four times as long."""
+    return int(seconds * 1e6 + 0.5) / 1e3
+
+
 class _Stamp:
     """RFC 3339 of an epoch time, in UTC; the second's text is made once."""
 
@@ -106,32 +111,34 @@ class Seen:
             self._trace(self._traces, ended)
 
     def _line(self, ended: Ended) -> Line:
-        asked, worker = ended.asked, ended.worker
+        asked, worker, first = ended.asked, ended.worker, ended.first_byte
         line = Line(
-            time=self._stamp.of(time.time()),
-            request_id=ended.request_id,
-            path=ended.path,
-            status=ended.status,
-            end=ended.end,
-            ms=round(ended.seconds * 1e3, 3),
+            self._stamp.of(time.time()),
+            ended.request_id,
+            ended.path,
+            ended.status,
+            ended.end,
+            _ms(ended.seconds),
             bytes_out=ended.sent,
-            overhead_ms=round(ended.overhead * 1e3, 3),
+            overhead_ms=_ms(ended.overhead),
+            first_byte_ms=None if first is None else _ms(first),
             code=ended.code,
         )
         if asked is not None:
-            line.key = asked.client.name
-            line.priority = asked.client.priority
+            client = asked.client
+            line.key = client.name
+            line.priority = client.priority
             line.asked_for = asked.name
             line.stream = asked.peek.stream
             line.bytes_in = asked.size
-            line.queue_ms = round(asked.waited * 1e3, 3)
+            if asked.waited:
+                line.queue_ms = _ms(asked.waited)
             line.retries = len(asked.tried)
         if worker is not None:
-            line.model = worker.beat.model
-            line.worker = worker.worker_id
-            line.hive = worker.beat.hive_id
-        if ended.first_byte is not None:
-            line.first_byte_ms = round(ended.first_byte * 1e3, 3)
+            beat = worker.beat
+            line.model = beat.model
+            line.worker = beat.worker_id
+            line.hive = beat.hive_id
         return line
 
     @staticmethod
