@@ -45,7 +45,7 @@ packages:
 # The clients of Node.js that tests ask with: what the lock names, and none of their install scripts.
 NPM := tests/clients/node_modules/.package-lock.json
 $(NPM): tests/clients/package-lock.json tests/clients/package.json
-	@cd tests/clients && npm ci --ignore-scripts --silent
+	@cd tests/clients && npm ci --ignore-scripts --no-progress --loglevel=error
 	@touch $@
 
 clients: packages
