@@ -15,6 +15,7 @@ import pytest
 from rbee.adapters.secrets import BadSecret, Token
 from rbee.contracts.configs import QueenConfig
 from rbee.core.spec_queen import KeySpec, LimitsSpec
+from tests.support.gateway import Client as Raw
 from tests.support.mock_engine import MockEngine
 from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
 
@@ -217,6 +218,24 @@ async def test_a_new_key_by_reload(tmp_path: Path) -> None:
         c.queen.reload()
         assert (await chat(c, bearer(ALICE)))[0] == 401
         assert (await chat(c, bearer("alices-new-key-0123456789")))[0] == 200
+
+
+async def test_a_key_that_ends_while_a_body_is_on_its_way(tmp_path: Path) -> None:
+    """What was begun with it is served, and nothing after it, though the connection sends the same head."""
+    config, body = on_network(tmp_path), b'{"model": "llama"}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: q\r\nAuthorization: Bearer {ALICE}\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
+    async with queen_in(tmp_path, config, FLEET, reread=lambda: config) as c, workers(c, "w1", token=FLEET):
+        client = await Raw.connect(c.queen._server.ports[0])
+        client.writer.write(head.encode() + body[:5])
+        await eventually(lambda: c.queen._server._front and c.queen._server._front.busy)
+        key_file(tmp_path, "alice", "alices-new-key-0123456789")
+        c.queen.reload()
+        client.writer.write(body[5:])
+        assert (await client.answer())[0] == 200
+        client.writer.write(head.encode() + body)
+        assert (await client.answer())[0] == 401
+        await client.close()
 
 
 async def test_keys_are_in_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

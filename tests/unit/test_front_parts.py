@@ -73,7 +73,7 @@ def _harmless(line: tuple[bytes, bytes]) -> bool:
 
 @given(st.lists(st.tuples(_TOKEN, _VALUE).filter(_harmless), max_size=8), st.binary(max_size=20))
 def test_a_head_goes_on_as_the_other_front_would_send_it(lines: list[tuple[bytes, bytes]], body: bytes) -> None:
-    request = taken(b"".join(b"%b: %b\r\n" % line for line in lines))
+    request = taken(b"Host: a\r\n" + b"".join(b"%b: %b\r\n" % line for line in lines))
     request.body = body
     own = [heads.header_line("X-Request-Id", "r1"), heads.header_line("Authorization", "Bearer t")]
     sent = request.head_to(WORKER, own)
@@ -211,6 +211,10 @@ def test_chunks_are_put_together_wherever_they_are_cut(
         b"1\r\nab\r\n",
         b"1;" + b"a" * 300,
         b"0\r\nA: b\nC: d\r\n\r\n",
+        b"0\r\nGET / HTTP/1.1\r\nA: b\r\n\r\n",
+        b"0\r\nContent-Length: 3\r\n\r\n",
+        b"0 \r\n\r\n",
+        b'1;a="\r\na\r\n',
         b"0\r\n" + b"A: b\r\n" * 3000,
         b"%x\r\n" % (defaults.MAX_BODY + 1),
     ],

@@ -12,7 +12,11 @@ from rbee.core.errors import RbeeError
 #: The longest line that says a chunk's size; trailers in all.
 _MAX_SIZE_LINE = 256
 _MAX_TRAILERS = 8 * 1024
-_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED = rb'"[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*"'
+_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})(?:;%b(?:=(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED))
+#: A field after the last chunk. What is none, or speaks of framing, may be another's idea of the next request.
+_TRAILER = re.compile(rb"(?!(?i:content-length|transfer-encoding|host):)" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
 
 
 class BadRequest(RbeeError):
@@ -96,7 +100,7 @@ class ChunkedBody:
         """A line between data: the end of a chunk, the size of one, a trailer. True: the body is whole."""
         if self._over:
             self._trailers += len(line)
-            if self._trailers > _MAX_TRAILERS or b"\n" in line:
+            if self._trailers > _MAX_TRAILERS or (line and not _TRAILER.fullmatch(line)):
                 raise BadRequest(400, "The body's trailers cannot be read.")
             return not line
         if self._left == 0:

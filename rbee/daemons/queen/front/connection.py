@@ -74,9 +74,7 @@ class FrontConnection(asyncio.Protocol):
         #: The last head.
         self._known: KnownHead | None = None
         self._body: Body | None = None
-        self._reading = True
-        self._turning = False
-        self.paused = False
+        self._reading, self._turning, self.paused = True, False, False
         self.relay: Hearing | None = None
         self.phase = HEAD  # a client that connects has something to say
         #: When what is waited for must be there, on the front's clock; None: not thought of yet.
@@ -185,7 +183,8 @@ class FrontConnection(asyncio.Protocol):
     def _begin_body(self, request: Incoming, data: bytes) -> None:
         """The rest of the body is still to come: not from anybody, and not without having been asked for."""
         dispatcher = self._front.dispatcher
-        request.client = request.client or dispatcher.identify(request.headers, request.token)
+        if request.client is None:
+            request.sent_by(dispatcher.identify(request.headers, request.token), dispatcher.clients.generation)
         request.arrived = dispatcher.clock()
         self.phase, self.due, self.received = BODY, None, 0
         self._body = ChunkedBody() if request.chunked else SizedBody(request.length)
@@ -237,9 +236,10 @@ class FrontConnection(asyncio.Protocol):
     def _serve(self, request: Incoming) -> None:
         self.phase = SERVED
         self._passage = passage = Passage(self._front.dispatcher, request, self._served)
+        unknown = request.client is None
         passage.start()
-        if request.known is not None and passage.asked is not None:
-            request.known.sent_by(passage.asked.client, self._front.dispatcher.clients.generation)
+        if unknown and passage.asked is not None:
+            request.sent_by(passage.asked.client, self._front.dispatcher.clients.generation)
 
     def _served(self, passage: Passage) -> None:
         self._passage = None

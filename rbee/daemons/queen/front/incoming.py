@@ -151,8 +151,16 @@ class Incoming:
             lines = _first_of_each(found)
         self.headers = Headers(lines, len(head))
         self.old = version == b"HTTP/1.0"
+        if b"host" not in lines and not self.old:
+            raise BadRequest(400, "There is no header host.")
         self.keep_alive = not self.old and b"close" not in self.headers.of_connection()
         return self._read_framing(lines)
+
+    def sent_by(self, client: Client, generation: int) -> None:
+        """Whose it is, as `Clients` of this generation have found just now: a reload may come before its body."""
+        self.client = client
+        if self.known is not None:
+            self.known.sent_by(client, generation)
 
     def head_to(self, upstream: Upstream, own: Sequence[heads.Line]) -> bytes:
         """The head of this request as a worker gets it, with lines of our own."""

@@ -52,8 +52,7 @@ class KnownHead:
         self, data: bytes, tap: Tap, transport: asyncio.Transport, token: Token | None, generation: int
     ) -> Incoming | None:
         """The request that `data` begins with, of a listener that wants `token` now; `generation` is that of the
-        clients. None: it has another head, or not the
-        whole of it is there."""
+        clients. None: it has another head, or not the whole of it is there."""
         before, after = self._before, self._after
         if not data.startswith(before):
             return None
