@@ -158,7 +158,7 @@ def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
     """What the goals speak of, for those contenders that ran."""
     found: dict[str, float] = {}
     for name in medians:
-        if name not in ("splice", "queen"):
+        if name not in ("splice", "queen", "queen, all on"):
             continue
         for peer, goal in (("vllm-router", "0.8"), ("sglang-router", "-"), ("LiteLLM", "0.02")):
             if peer in medians:

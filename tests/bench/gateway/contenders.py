@@ -72,9 +72,9 @@ def _nginx(setup: Setup) -> list[str]:
     return ["nginx", "-p", str(setup.dir), "-c", str(config), "-e", str(setup.dir / "nginx.log")]
 
 
-def _module(name: str) -> Callable[[Setup], list[str]]:
+def _module(name: str, *more: str) -> Callable[[Setup], list[str]]:
     module = f"tests.bench.gateway.{name}"
-    return lambda setup: [sys.executable, "-m", module, str(setup.port), str(setup.engine_port)]
+    return lambda setup: [sys.executable, "-m", module, str(setup.port), str(setup.engine_port), *more]
 
 
 def _free() -> str:
@@ -118,4 +118,5 @@ CONTENDERS = (
     Contender("aiohttp relay", _module("aiohttp_relay")),
     Contender("splice", _module("splice_front")),
     Contender("queen", _module("queen_front")),
+    Contender("queen, all on", _module("queen_front", "all")),
 )

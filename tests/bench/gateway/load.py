@@ -15,6 +15,9 @@ import httptools
 
 from tests.support.mock_engine import event, plain_body
 
+#: What clients show; a gateway may know it.
+KEY = "a-key-of-the-benchmark"
+
 
 class WrongAnswer(Exception):
     """An answer was lost, cut, doubled or reordered."""
@@ -26,7 +29,8 @@ def request(stream: bool, prompt: int = 60, **script: Any) -> bytes:
     told = {"mock": script} if script else {}
     body = json.dumps({"model": "m", "stream": stream, "messages": messages, **told}).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n"
-    head += f"Authorization: Bearer x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head += f"Authorization: Bearer {KEY}\r\nX-Request-Timeout: 600\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

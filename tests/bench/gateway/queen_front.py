@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The queen herself, the engine her one worker: `python -m tests.bench.gateway.queen_front PORT ENGINE_PORT`."""
+"""The queen herself, the engine her one worker: `python -m tests.bench.gateway.queen_front PORT ENGINE_PORT [all]`.
+
+`all`: with what she leaves out where nobody asks for it. The load shows a key that she knows, which has limits, and two
+policies have their say about every request. (Deadlines, metrics, the access log and explanations are never left out.)
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,32 @@ import asyncio
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rbee.adapters.paths import Paths
 from rbee.contracts.configs import QueenConfig
 from rbee.contracts.heartbeat import WorkerHeartbeat
+from rbee.core.spec import PolicySpec
+from rbee.core.spec_queen import KeySpec
 from rbee.daemons import app
 from rbee.daemons.queen.app import QueenDaemon
+
+from .load import KEY
+
+
+def everything(root: Path) -> dict[str, Any]:
+    """Settings with keys, limits and policies."""
+    key = root / "key"
+    key.touch(mode=0o600)
+    key.write_text(KEY)
+    known = KeySpec(name="bench", key_file=str(key), requests_per_minute=1_000_000_000, concurrent=100_000)
+    return {
+        "keys": {"bench": known},
+        "policies": {
+            "room": PolicySpec(filter="worker.busy < worker.slots", score="-worker.load"),
+            "short": PolicySpec(reject="request.max_tokens > 100000", reason="Ask for less."),
+        },
+    }
 
 
 async def serve(stop: asyncio.Event) -> None:
@@ -22,7 +46,8 @@ async def serve(stop: asyncio.Event) -> None:
         root = Path(folder)
         paths = Paths(config=root / "c", cache=root / "k", data=root / "d", state=root / "s")
         aliases: dict[str, tuple[str, ...]] = {"m": ("engine",)}  # the load asks for m
-        config = QueenConfig(fleet="bench", listen=f"127.0.0.1:{port}", aliases=aliases)
+        more = everything(root) if sys.argv[3:] == ["all"] else {}
+        config = QueenConfig(fleet="bench", listen=f"127.0.0.1:{port}", aliases=aliases, **more)
         queen = QueenDaemon(config, paths, None, stale_after=86_400)
         await queen.start()
         queen.registry.heartbeat(
