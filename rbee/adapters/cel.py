@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from operator import itemgetter
 from typing import Any, get_args, get_origin, get_type_hints
 
 from rbee.adapters import cel_tree, cel_words
@@ -28,6 +29,13 @@ _REPEATS = re.compile(r"\{(\d*),?(\d*)\}")
 #: What is the outcome, and no fact.
 _OUTCOME = ("excluded", "terms")
 _KINDS = {"filter": ("bool",), "reject": ("bool",), "score": ("int", "uint", "double")}
+#: Facts that are lists and maps, or of which each request has others: what was said of them is not remembered.
+_UNCOUNTED = frozenset({f"request.{f}" for f in ("body_bytes", "headers", "models", "require")}) | {
+    "worker.capabilities",
+    "worker.labels",
+}
+#: What is remembered of one expression.
+REMEMBERED = 1000
 _ERROR = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): ([^\n]*)")
 
 
@@ -75,16 +83,40 @@ def compile_policy(name: str, spec: PolicySpec) -> tuple[Policy | None, Sequence
 
 
 class Compiled:
-    """A compiled expression."""
+    """A compiled expression. It says the same of the same facts, so what it said is remembered: workers are alike, and
+    a fact such as how busy one is has few values."""
 
-    __slots__ = ("_expression", "names")
+    __slots__ = ("_expression", "_facts", "_said", "names")
 
     def __init__(self, expression: Any, names: tuple[str, ...]) -> None:
         self._expression = expression
         self.names = names
+        #: None: its facts are long, or cannot be compared.
+        self._facts = itemgetter(*names) if names and not _UNCOUNTED.intersection(names) else None
+        self._said: dict[Any, Any] = {}
+
+    @property
+    def remembered(self) -> int:
+        """Of how many sets of facts."""
+        return len(self._said)
 
     def value(self, facts: Mapping[str, Any]) -> Any:
         """Raises PolicyFailed."""
+        try:
+            key = self._facts(facts) if self._facts is not None else None
+            found = self._said.get(key)
+        except (KeyError, TypeError):  # a fact is missing, or is of another type
+            key = found = None
+        if key is None:
+            return self._evaluated(facts)
+        if found is None:
+            found = self._evaluated(facts)
+            if len(self._said) >= REMEMBERED:
+                self._said.clear()
+            self._said[key] = found
+        return found
+
+    def _evaluated(self, facts: Mapping[str, Any]) -> Any:
         try:
             told = self._expression.eval(data=facts)
             found = told.value()

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from rbee.core.routing import AFFINE_BOUND, Candidate, Needs, lacks, why_not
+from rbee.core.routing import AFFINE_BOUND, Candidate, Needs, can, lacks, why_not
+from rbee.core.routing import able as is_able
 
 W = TypeVar("W", bound=Candidate)
 
@@ -20,9 +21,12 @@ AFFINE = 1.0
 BY_POLICY, LATER = "left out by the policy", "is of another model"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Verdict(Generic[W]):
-    """A worker in a decision. `excluded` says why it could not be chosen; otherwise `terms` make its score."""
+    """A worker in a decision. `excluded` says why it could not be chosen; otherwise `terms` make its score.
+
+    Not to be changed; but one is made for each worker at each decision, and a frozen one takes three times as long.
+    """
 
     worker: W
     excluded: str | None = None
@@ -36,13 +40,27 @@ class Verdict(Generic[W]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision(Generic[W]):
-    """`able`: somebody could serve it once there is a free slot; `model`: whose workers those are."""
+    """`winner` is the verdict of the one chosen; `model`: whose workers are waited for when none has a free slot, None:
+    nobody can serve it; `unseen`: how many more workers there were."""
 
-    chosen: W | None
+    winner: Verdict[W] | None
     verdicts: tuple[Verdict[W], ...]
-    reason: str
-    able: bool
     model: str | None
+    unseen: int = 0
+
+    @property
+    def chosen(self) -> W | None:
+        return self.winner.worker if self.winner is not None else None
+
+    @property
+    def able(self) -> bool:
+        """Whether somebody could serve it once there is a free slot."""
+        return self.model is not None
+
+    @property
+    def reason(self) -> str:
+        """The decision in a sentence, made when somebody asks."""
+        return _why(self.verdicts, self.winner, self.unseen, self.able)
 
 
 class Judge(Protocol):
@@ -75,12 +93,13 @@ def route(
     `unseen`: how many more there were, which are not here.
     """
     excluded: dict[int, str] = {}
+    failed = tried or {}
     for group in groups.values():
         for worker in group:
-            reason = why_not(worker, now, stale_after) or (tried or {}).get(worker.worker_id)
-            reason = reason or lacks(worker, needs, needs.least)
-            if reason is not None:
-                excluded[id(worker)] = reason
+            # Most can: why not is asked of the others alone.
+            if not is_able(worker, needs, needs.least, now - stale_after, failed):
+                reason = why_not(worker, now, stale_after) or failed.get(worker.worker_id)
+                excluded[id(worker)] = reason or lacks(worker, needs, needs.least) or "stale"
     if judge is not None:
         asked = [(w, m, w.worker_id in affine) for m, group in groups.items() for w in group if id(w) not in excluded]
         for index, reason in judge.excluded(asked).items():
@@ -88,7 +107,8 @@ def route(
     winner, tight = _first(groups, needs, excluded)
     if tight:
         for group in groups.values():
-            excluded |= {id(w): r for w in group if id(w) not in excluded and (r := lacks(w, needs, needs.likely))}
+            rest = (w for w in group if id(w) not in excluded and not can(w, needs, needs.likely))
+            excluded |= {id(w): lacks(w, needs, needs.likely) or "" for w in rest}
     verdicts: list[Verdict[W]] = []
     for model, group in groups.items():
         if model == winner or winner is None:
@@ -96,21 +116,14 @@ def route(
         else:
             later = f"{LATER}, {winner} is served first"
             verdicts += [Verdict(worker=w, excluded=excluded.get(id(w), later)) for w in group]
-    chosen = _best(verdicts)
-    return Decision(
-        chosen=chosen.worker if chosen is not None else None,
-        verdicts=tuple(verdicts),
-        reason=_why(verdicts, chosen, unseen, able=winner is not None),
-        able=winner is not None,
-        model=winner,
-    )
+    return Decision(winner=_best(verdicts), verdicts=tuple(verdicts), model=winner, unseen=unseen)
 
 
 def _first(groups: Mapping[str, Sequence[W]], needs: Needs, excluded: Mapping[int, str]) -> tuple[str | None, bool]:
     """Which model is served, and whether contexts count that are likely too short."""
     for tight in (True, False) if needs.likely > needs.least else (False,):
         for model, group in groups.items():
-            if any(id(w) not in excluded and not (tight and lacks(w, needs, needs.likely)) for w in group):
+            if any(id(w) not in excluded and (not tight or can(w, needs, needs.likely)) for w in group):
                 return model, tight
     return None, False
 
@@ -119,13 +132,13 @@ def _judged(
     model: str, group: Sequence[W], excluded: Mapping[int, str], affine: Sequence[str], judge: Judge | None
 ) -> list[Verdict[W]]:
     free = [w for w in group if id(w) not in excluded and w.in_flight + w.foreign < w.slots]
-    least = min((_load(w) for w in free), default=0.0)
+    least = min(map(_load, free), default=0.0) if affine else 0.0
     more = judge.terms([(w, model, w.worker_id in affine) for w in free]) if judge is not None else ()
     added = {id(w): terms for w, terms in zip(free, more, strict=False)}
     verdicts: list[Verdict[W]] = []
     for worker in group:
         busy = worker.in_flight + worker.foreign
-        knows = worker.worker_id in affine
+        knows = bool(affine) and worker.worker_id in affine
         reason = excluded.get(id(worker))
         if reason is None and busy >= worker.slots:
             reason = f"no free slot ({busy} of {worker.slots} taken)"
@@ -137,7 +150,9 @@ def _judged(
             terms["warm"] = worker.warm
         if knows:
             terms["affinity"] = AFFINE if _load(worker) <= least + AFFINE_BOUND else 0.0
-        verdicts.append(Verdict(worker=worker, terms={**terms, **added.get(id(worker), {})}, affine=knows))
+        if added:
+            terms |= added.get(id(worker), {})
+        verdicts.append(Verdict(worker=worker, terms=terms, affine=knows))
     return verdicts
 
 
@@ -147,8 +162,14 @@ def _load(worker: Candidate) -> float:
 
 def _best(verdicts: Sequence[Verdict[W]]) -> Verdict[W] | None:
     """The greatest score; of equals the one that was asked longest ago."""
-    able = [v for v in verdicts if v.excluded is None]
-    return min(able, key=lambda v: (-v.score, v.worker.picked), default=None)
+    best: Verdict[W] | None = None
+    most = 0.0
+    for verdict in verdicts:
+        if verdict.excluded is None:
+            score = verdict.score
+            if best is None or (score, -verdict.worker.picked) > (most, -best.worker.picked):
+                best, most = verdict, score
+    return best
 
 
 def _why(verdicts: Sequence[Verdict[W]], chosen: Verdict[W] | None, unseen: int, able: bool) -> str:

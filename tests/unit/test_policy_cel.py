@@ -194,6 +194,20 @@ def test_facts_that_are_missing_or_of_another_type_fail_too() -> None:
             made.value(facts)
 
 
+def test_what_was_said_before_counts_for_the_same_facts_alone() -> None:
+    busy = expression("worker.busy * 2", "score")
+    for _ in range(2):  # more of them than are remembered
+        for number in range(2 * cel.REMEMBERED):
+            assert busy.value({"worker.busy": number}) == 2 * number
+    assert isinstance(busy, cel.Compiled)
+    assert 0 < busy.remembered <= cel.REMEMBERED
+    labels = expression("worker.labels['region'] == 'eu' && worker.slots > 1")
+    for region in ("eu", "us", "eu"):
+        assert labels.value({"worker.labels": {"region": region}, "worker.slots": 4}) is (region == "eu")
+    assert isinstance(labels, cel.Compiled)
+    assert labels.remembered == 0
+
+
 def test_hostile_bytes_are_no_tree() -> None:
     for data in (b"\x12\xff", b"\x0b", b"\xff" * 20, b"\x12\x05a"):
         with pytest.raises(ValueError, match=r"field|number"):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import chain, islice
 from typing import Any
@@ -130,7 +130,7 @@ class Decisions:
                 asked.notes,
                 choice.needs,
                 choice.seen,
-                _judged(choice) if choice.decision is not None else None,
+                _kept(choice.decision, choice.seen) if choice.decision is not None else None,
                 tuple(choice.ruling.notes) if choice.ruling is not None else (),
             )
         )
@@ -192,18 +192,23 @@ class Decisions:
         )
 
 
-def _judged(choice: Choice) -> _Judged:
-    """What was decided with policies, of the workers that are kept."""
-    assert choice.decision is not None
-    ids = {snap[0].worker_id for snap in choice.seen[1]} if choice.seen is not None else set()
-    verdicts = ((v.worker.worker_id, v) for v in choice.decision.verdicts)
-    return choice.decision.reason, {name: (v.excluded, v.terms) for name, v in verdicts if name in ids}
+def _kept(decision: Decision[Worker], seen: tuple[Any, ...] | None) -> Decision[Worker] | _Judged:
+    """What was decided with policies: as it is where it is little, else what is told of the workers that are kept."""
+    if len(decision.verdicts) <= MOST_CANDIDATES:
+        return decision
+    ids = {snap[0].worker_id for snap in seen[1]} if seen is not None else set()
+    return _judged(decision, ids)
+
+
+def _judged(decision: Decision[Any], ids: Container[str]) -> _Judged:
+    verdicts = ((v.worker.worker_id, v) for v in decision.verdicts)
+    return decision.reason, {name: (v.excluded, v.terms) for name, v in verdicts if name in ids}
 
 
 def _candidates(
     needs: Needs,
     seen: tuple[Any, ...] | None,
-    judged: _Judged | None,
+    judged: Decision[Worker] | _Judged | None,
     tried: Mapping[str, str],
     models: tuple[str, ...],
     stale_after: float,
@@ -216,7 +221,9 @@ def _candidates(
     groups = {m: [w for w in workers if w.beat.model == m] for m in models}
     if judged is None:
         again = route(groups, needs, now, stale_after, tried=tried, affine=affine, unseen=count - len(snaps))
-        judged = again.reason, {v.worker.worker_id: (v.excluded, v.terms) for v in again.verdicts}
+        judged = _judged(again, {w.worker_id for w in workers})
+    elif isinstance(judged, Decision):
+        judged = _judged(judged, {w.worker_id for w in workers})
     why, verdicts = judged
     found = tuple(_candidate(w, w.worker_id in affine, *verdicts.get(w.worker_id, (None, {}))) for w in workers)
     return found, count - len(found), why
