@@ -38,7 +38,7 @@ def parameters(request: type, skip: Collection[str] = ()) -> list[click.Paramete
         return [click.Argument([POSITIONAL], type=click.STRING, required=False, metavar=shown), *found]
     if main is None:
         return found
-    hint, _ = _unwrapped(typing.get_type_hints(request, include_extras=True)[main])
+    hint, _ = unwrapped(typing.get_type_hints(request, include_extras=True)[main])
     many = hint not in _SCALARS
     kind = click.STRING if many else _SCALARS[hint]
     name = main.removesuffix("s") if many else main
@@ -62,7 +62,7 @@ def said_fields(request: type, said: Mapping[str, Any]) -> dict[str, Any]:
         if main in given and click.get_current_context().get_parameter_source(main) is _COMMANDLINE:
             raise click.UsageError(f"{_flag(main)} and the argument say the same thing: leave one out.")
         given[main] = given.pop(POSITIONAL)
-    if main is not None and main not in given and main in _needed(request):
+    if main is not None and main not in given and main in needed(request):
         raise click.UsageError(f"Missing argument {main.removesuffix('s').upper()} (or option {_flag(main)}).")
     out: dict[str, Any] = {}
     for name, value in given.items():
@@ -82,22 +82,23 @@ _COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 def _main(request: type) -> str | None:
     """The one field that must be said, when it is a text, a number or a list of texts; where none must, the one that
     its type calls the argument."""
-    hints = {name: _unwrapped(hint) for name, hint in typing.get_type_hints(request, include_extras=True).items()}
-    needed = _needed(request) or [name for name, (_, doc) in hints.items() if doc is not None and doc.argument]
-    if len(needed) != 1:
+    hints = {name: unwrapped(hint) for name, hint in typing.get_type_hints(request, include_extras=True).items()}
+    asked = needed(request) or [name for name, (_, doc) in hints.items() if doc is not None and doc.argument]
+    if len(asked) != 1:
         return None
-    hint, _ = hints[needed[0]]
-    return needed[0] if hint in _SCALARS or hint == tuple[str, ...] else None
+    hint, _ = hints[asked[0]]
+    return asked[0] if hint in _SCALARS or hint == tuple[str, ...] else None
 
 
 def _either(request: type) -> tuple[str, str] | None:
     """A number and a text that both name what is meant: what is written decides which of them it is."""
-    hints = {name: _unwrapped(hint) for name, hint in typing.get_type_hints(request, include_extras=True).items()}
+    hints = {name: unwrapped(hint) for name, hint in typing.get_type_hints(request, include_extras=True).items()}
     called = {hint: name for name, (hint, doc) in hints.items() if doc is not None and doc.argument}
-    return (called[int], called[str]) if called.keys() == {int, str} and not _needed(request) else None
+    return (called[int], called[str]) if called.keys() == {int, str} and not needed(request) else None
 
 
-def _needed(request: type) -> list[str]:
+def needed(request: type) -> list[str]:
+    """The fields that must be said."""
     return [f.name for f in dataclasses.fields(request) if _required(f)]
 
 
@@ -113,7 +114,7 @@ def _options(request: type, skip: Collection[str], main: str | None, prefix: str
     hints = typing.get_type_hints(request, include_extras=True)
     out: list[click.Parameter] = []
     for field in dataclasses.fields(request):
-        kind, doc = _unwrapped(hints[field.name])
+        kind, doc = unwrapped(hints[field.name])
         if field.name in skip:
             continue
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -155,7 +156,7 @@ def _option(
     return click.Option(names, type=click.Choice(one_of) if one_of else _SCALARS[kind], **said)
 
 
-def _unwrapped(hint: Any) -> tuple[Any, Doc | None]:
+def unwrapped(hint: Any) -> tuple[Any, Doc | None]:
     """`Annotated[int | None, Doc(...)]` -> (int, its Doc)."""
     doc = None
     if get_origin(hint) is Annotated:
@@ -164,7 +165,7 @@ def _unwrapped(hint: Any) -> tuple[Any, Doc | None]:
     if get_origin(hint) in (Union, types.UnionType):
         inner = [a for a in get_args(hint) if a is not type(None)]
         if len(inner) == 1:
-            deeper, found = _unwrapped(inner[0])
+            deeper, found = unwrapped(inner[0])
             return deeper, doc or found
     return hint, doc
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import click
 
 from rbee.adapters.jobs_api import result_of
 from rbee.cli import common
+from rbee.cli.job_fields import check_names, from_file, put
 from rbee.cli.queen_link import connect, queen_option, token_option
 from rbee.cli.views import jobs as view
 from rbee.cli.views import records
@@ -29,7 +29,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _STATES = ("queued", "running", "completed", "failed", "cancelled")
 _PAGE = 200
-_MOST = 2**20
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 output_option = click.option(
@@ -74,9 +73,10 @@ def submit(
     if kind is None:
         mend = did_you_mean(operation, list(OPERATIONS)) or "docs/operations-reference.md lists them."
         raise InvalidRequest(f"There is no operation {operation!r}.", mend=mend)
-    said = _from_file(request_file) if request_file is not None else {}
+    said = from_file(request_file) if request_file is not None else {}
     for text in fields:
-        _put(said, text)
+        put(kind.request, said, text)
+    check_names(kind.name, kind.request, said)
     request = request_of(kind, said)
     queen = connect(queen_url, token_file)
     if wait:
@@ -191,42 +191,6 @@ def cancel(job_id: str, queen_url: str | None, token_file: Path | None, output: 
     except NotFound as e:
         raise NotFound(e.message, code=e.code, mend="`rbee jobs list` shows those that are known.") from None
     click.echo(codec.encode(job).decode() if output == "json" else f"{job.job_id} ({job.operation}): {job.state}.")
-
-
-def _put(said: dict[str, Any], text: str) -> None:
-    """`options.parallel=4` into the fields. Raises click.UsageError."""
-    name, equals, value = text.partition("=")
-    if not equals or not all(name.split(".")):
-        raise click.UsageError(f"--field {text!r}: write NAME=VALUE.")
-    *outer, last = name.split(".")
-    place = said
-    for part in outer:
-        inner = place.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise click.UsageError(f"--field {name}: {part} has another value already.")
-        place = inner
-    try:
-        place[last] = json.loads(value)
-    except (ValueError, RecursionError):
-        place[last] = value
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    try:
-        if str(path) == "-":
-            text = sys.stdin.read(_MOST + 1)
-        else:
-            with path.open(encoding="utf-8") as file:
-                text = file.read(_MOST + 1)
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"{path} is no text.") from None
-    if len(text) > _MOST:
-        raise InvalidRequest(f"{path} is larger than {_MOST} characters.")
-    try:
-        found = codec.decode(dict[str, Any], text)
-    except codec.CodecError as e:
-        raise InvalidRequest(f"{path} has no JSON object: {e}.") from None
-    return found
 
 
 def _since(said: str | None) -> str | None:
