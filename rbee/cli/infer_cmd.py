@@ -27,6 +27,15 @@ from rbee.core.errors import InvalidRequest
 @click.option("--top-p", envvar="RBEE_TOP_P", type=click.FloatRange(0, 1), default=None)
 @click.option("--seed", envvar="RBEE_SEED", type=int, default=None, help="Seed of the sampler.")
 @click.option("--stop", envvar="RBEE_STOP", multiple=True, help="Text that ends the answer (up to 4).")
+@click.option(
+    "--timeout",
+    envvar="RBEE_TIMEOUT",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long it may take in all; a model that must be started first is waited for.",
+)
 @queen_option
 @token_option
 @common.output_option
@@ -40,6 +49,7 @@ def infer(
     top_p: float | None,
     seed: int | None,
     stop: tuple[str, ...],
+    timeout: float,
     queen_url: str | None,
     token_file: Path | None,
     output: str,
@@ -52,7 +62,7 @@ def infer(
         raise InvalidRequest("At most 4 --stop texts are allowed.")
     request = Infer(
         model=model, prompt=text, system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
-        seed=seed, stop=stop,
+        seed=seed, stop=stop, timeout=timeout,
     )  # fmt: skip
 
     def show(event: dict[str, Any]) -> None:
@@ -60,6 +70,8 @@ def infer(
             click.echo(codec.encode(event).decode())
         elif event.get("event") == "infer_token":
             click.echo(event.get("text", ""), nl=False)
+        elif event.get("event") == "infer_wait":
+            click.echo(event.get("message", ""), err=True)
 
     answer: InferResponse = connect(queen_url, token_file).run(request, show)
     if output == "json":

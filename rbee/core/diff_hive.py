@@ -189,7 +189,7 @@ def _worker_reason(worker: WorkerWanted, found: WorkerRecord) -> str:
     changed = [
         f"{what} {was} -> {now}"
         for what, was, now in (("model", found.model, worker.model), ("device", found.device, worker.device))
-        if was != now
+        if was and was != now  # of a machine that is looked at without its hive not all is known
     ]
     return "; ".join(changed) or "its model, engine or options changed"
 

@@ -84,6 +84,14 @@ async def test_a_request_without_a_deadline_is_told_how_far_the_model_is(tmp_pat
         assert hive.spawned == ["a-0"]
 
 
+async def test_an_infer_waits_for_a_cold_model_and_says_so(tmp_path: Path) -> None:
+    hive = SmallHive()
+    async with fleet(tmp_path, hive, known("a-0", "llama")) as client:
+        job = await client.run("Infer", model="llama", prompt="x", timeout=20)
+        assert (job["state"], job["result"]["worker_id"]) == ("completed", "a-0")
+        assert "Waiting for a worker of llama." in await client.events(job["job_id"])
+
+
 async def test_a_measured_load_tells_the_next_one_how_long_it_takes(tmp_path: Path) -> None:
     hive = SmallHive()
     async with fleet(tmp_path, hive, known("a-0", "llama")) as client:

@@ -107,11 +107,11 @@ async def busy(hive: HiveClient, worker: WorkerRecord) -> AsyncIterator[tuple[as
 async def test_an_unloaded_worker_is_kept_and_comes_back_as_it_was(paths: Paths) -> None:
     async with hive_of(paths) as hive:
         before = (await hive.run(spawn(mark=MARK, idle_timeout=3600.0))).response
-        told = await hive.run(WorkerUnload(worker_id="w1", if_idle=True))
+        told = await hive.run(WorkerUnload(worker_id="w1", if_idle=True, reason="Room for another."))
         assert told.names == ["worker_unload_start", "worker_unload_sigterm", "worker_unload_complete", "result"]
         assert told.response.message == "Worker w1 is unloaded."
         found = await only(hive)
-        assert (found.status, found.pid, found.reason) == ("unloaded", 0, "was unloaded by request")
+        assert (found.status, found.pid, found.reason) == ("unloaded", 0, "Room for another")
         assert (found.mark, found.next) == (MARK, None)
         shown = (await hive.run(WorkerProcessGet(worker_id="w1"))).response.worker
         assert (shown.status, shown.worker_id) == ("unloaded", "w1")

@@ -172,7 +172,7 @@ async def test_a_worker_whose_engine_is_away_passes_the_request_on(tmp_path: Pat
         engines[1].script = refusal
         async with c.chat() as answer:
             assert answer.status == 503
-            assert (await error_of(answer))["message"].count("The model is being loaded") == 2
+            assert "w1, w2: The model is being loaded" in (await error_of(answer))["message"]
             assert answer.headers["Retry-After"]
         assert (await c.run("Infer", model=MODEL, prompt="x"))["error"]["code"] == "no_worker_ready"
         asked = asyncio.create_task(answered(c, {"X-Request-Timeout": "20"}))
@@ -359,6 +359,15 @@ async def test_infer_narrates_tokens_and_counts_them(tmp_path: Path) -> None:
         text = await c.events(job["job_id"])
         assert text.count('"event":"infer_token"') == 3
         assert "abcdef" not in json.dumps(job["request"])
+
+
+async def test_an_infer_waits_no_longer_than_it_may(tmp_path: Path) -> None:
+    async with queen_in(tmp_path) as c, workers(c, "w1") as (engine,):
+        engine.next += [Script(tokens=1000, interval=0.02)]
+        job = await c.run("Infer", model=MODEL, prompt="x", timeout=0.2)
+        assert job["error"]["code"] == "deadline_exceeded"
+        assert "no whole answer in 0.2 s" in job["error"]["error"]
+        await eventually(lambda: c.queen.registry.workers["w1"].in_flight == 0)
 
 
 async def test_a_cancelled_infer_frees_the_worker(tmp_path: Path) -> None:

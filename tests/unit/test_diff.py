@@ -192,6 +192,7 @@ def test_a_model_that_is_not_ours_serves_when_it_is_the_one() -> None:
         (worker(status="stopping"), "stopping"),
         (worker(digest="old", model="other"), "model other -> tiny"),
         (worker(digest="old", device="cuda:0"), "device cuda:0 -> cpu"),
+        (worker(digest="old", device=""), "its model, engine or options changed"),
         (worker(digest="old", model="other", device="cuda:0"), "model other -> tiny; device cuda:0 -> cpu"),
         (worker(digest="old"), "its model, engine or options changed"),
     ],

@@ -17,8 +17,10 @@ from rbee.adapters.splice import Tap, Upstream, heads
 from rbee.contracts import defaults
 from rbee.daemons.queen.admission.clients import Client
 from rbee.daemons.queen.front.bodies import BadRequest, ChunkedBody
+from rbee.daemons.queen.front.errors import NoWorker
 from rbee.daemons.queen.front.incoming import Headers, Incoming
 from rbee.daemons.queen.front.known_head import KnownHead
+from rbee.daemons.queen.scaling.starter import Loading
 
 PATH = "/v1/completions"
 WORKER = Upstream("10.0.0.7", 9300)
@@ -233,3 +235,28 @@ def test_no_bytes_between_chunks_do_anything_else(wire: bytes, cuts: list[int]) 
         _fed([wire[a:b] for a, b in itertools.pairwise(edges)])
     except BadRequest as error:
         assert error.status in (400, 413)
+
+
+STARTING = Loading(progress=0.4, eta_seconds=3.2)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "loading", "not_started", "said"),
+    [
+        ((), None, (), "No worker is ready for the model 'm': no worker runs it."),
+        (("a: busy.", "b: busy"), None, (), "No worker is ready for the model 'm': a, b: busy."),
+        (
+            ("a: unloaded: it was idle",), None, ("a: no room", "b: no room"),
+            "No worker is ready for the model 'm': a, b: no room.",
+        ),
+        (("a: unloaded",), Loading(), (), "The model 'm' is being started: come again in a moment."),
+        (("a: starting",), STARTING, (), "The model 'm' is being started: 40% of it are loaded, about 3 s are left."),
+        ((), Loading(eta_seconds=0.1), ("a: it broke",),
+         "The model 'm' is being started: about 1 s are left. Until now: a: it broke."),
+        ((), Loading(state="queued"), (), "The model 'm' waits until there is room for it, or its hive is there."),
+    ],
+)  # fmt: skip
+def test_nobody_is_ready_and_why_or_how_long(
+    reasons: tuple[str, ...], loading: Loading | None, not_started: tuple[str, ...], said: str
+) -> None:
+    assert str(NoWorker(("m",), reasons, loading, not_started)) == said

@@ -37,3 +37,7 @@ class Infer:
     top_p: Annotated[float | None, Doc("Nucleus sampling.", minimum=0, maximum=1)] = None
     seed: Annotated[int | None, Doc("Seed of the sampler.")] = None
     stop: Annotated[tuple[str, ...], Doc("Texts that end the answer.", max_items=4)] = ()
+    timeout: Annotated[
+        float | None,
+        Doc("Seconds it may take in all; a model that must be started first is waited for so long.", minimum=0.001),
+    ] = None

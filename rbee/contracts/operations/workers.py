@@ -139,6 +139,7 @@ class WorkerUnload:
     hive_id: HiveId = ""
     worker_id: Annotated[str, Doc("Id of the worker.", min_length=1, example="chat-0")]
     if_idle: Annotated[bool, Doc("Only when it serves no request; otherwise code `worker_busy`.")] = False
+    reason: Annotated[str, Doc("Why; told with its status.", max_length=200)] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

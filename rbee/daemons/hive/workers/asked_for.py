@@ -32,11 +32,11 @@ class AskedFor:
         #: Held while one that has no process is begun anew.
         self._beginning = asyncio.Lock()
 
-    async def unload(self, ctx: JobContext, worker: Managed, *, if_idle: bool) -> ops.WorkerUnloadResponse:
+    async def unload(self, ctx: JobContext, worker: Managed, *, if_idle: bool, reason: str) -> ops.WorkerUnloadResponse:
         """Raises Conflict: `worker_busy`, `worker_starting`, `worker_failed`, `worker_stopping`."""
         ctx.narrate("worker_unload_start", f"Unloading worker {worker.id}.", worker_id=worker.id, pid=worker.state.pid)
         try:
-            did = await self._unload(ctx, worker, if_idle)
+            did = await self._unload(ctx, worker, if_idle, reason.rstrip("."))
         except RbeeError as e:
             ctx.narrate("worker_unload_error", e.message, "error", worker_id=worker.id, code=e.code)
             raise
@@ -44,7 +44,7 @@ class AskedFor:
         ctx.narrate("worker_unload_complete", said, worker_id=worker.id)
         return ops.WorkerUnloadResponse(worker_id=worker.id, message=said)
 
-    async def _unload(self, ctx: JobContext, worker: Managed, if_idle: bool) -> bool:
+    async def _unload(self, ctx: JobContext, worker: Managed, if_idle: bool, reason: str) -> bool:
         """Whether there was anything to do."""
         did = await self._calm(worker)
         self._check(worker)
@@ -65,7 +65,7 @@ class AskedFor:
                 f"Worker {worker.id!r} is {worker.state.status}: it has nothing to unload.", code="worker_failed"
             )
         # A worker that hears SIGTERM takes no request more and finishes those that it has.
-        await self._put(ctx, worker, Ask(kind="unload", reason="was unloaded by request"))
+        await self._put(ctx, worker, Ask(kind="unload", reason=reason or "was unloaded by request"))
         self._check(worker)
         return True
 

@@ -97,7 +97,7 @@ class WorkerOps:
         worker = self._named(request.worker_id)
         # Its largest size so far is what the next one of its kind is expected to take.
         await self._spawner.remember(worker)
-        return await self._asked_for.unload(ctx, worker, if_idle=request.if_idle)
+        return await self._asked_for.unload(ctx, worker, if_idle=request.if_idle, reason=request.reason)
 
     async def restart(self, ctx: JobContext, request: ops.WorkerRestart) -> ops.WorkerRestartResponse:
         worker = self._named(request.worker_id)

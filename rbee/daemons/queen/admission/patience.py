@@ -178,5 +178,4 @@ class Patience:
 
     def _no_worker(self, ticket: Ticket, coming: Loading | None) -> NoWorker:
         asked = ticket.asked
-        reasons = (*self._router.reasons(asked), *self._starter.reasons(asked.models))
-        return NoWorker(asked.models, reasons, coming)
+        return NoWorker(asked.models, self._router.reasons(asked), coming, self._starter.reasons(asked.models))

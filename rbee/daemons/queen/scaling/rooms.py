@@ -143,7 +143,9 @@ class Rooms:
         """Ends its process when it is idle, and keeps the worker; no request is sent to it meanwhile. Whether it is
         unloaded; it is routed to again where it is not."""
         self._registry.hold(worker, f"unloading: {why}")
-        request = WorkerUnload(hive_id=worker.beat.hive_id, worker_id=worker.worker_id, if_idle=True)
+        request = WorkerUnload(
+            hive_id=worker.beat.hive_id, worker_id=worker.worker_id, if_idle=True, reason=f"was unloaded: {why}"[:200]
+        )
         done = False
         try:
             job = await self._run(OPERATIONS["WorkerUnload"], request)

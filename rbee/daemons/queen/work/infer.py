@@ -11,7 +11,7 @@ from rbee.adapters.splice import Answer, DiedMidAnswer, SseEvent, UpstreamError
 from rbee.contracts import codec, defaults, openai
 from rbee.contracts.operations.inference import Infer, InferResponse
 from rbee.core.checks_queen import FLEET
-from rbee.core.errors import RbeeError, Unreachable
+from rbee.core.errors import DeadlineExceeded, RbeeError, Unreachable
 from rbee.daemons.jobs import JobContext
 from rbee.daemons.middleware import status_of
 from rbee.daemons.queen.admission.clients import Client
@@ -81,13 +81,16 @@ class InferHandler:
             client=Client(name=FLEET),
             headers={},
             arrived=started,
-            ends=None,
+            ends=started + asked.timeout if asked.timeout is not None else None,
         )
         gate.admit(request)
         dispatcher.metrics.active += 1
         ended = Ended(context.job_id, _TARGET, 200, "completed", 0.0, request)
         try:
-            return await self._ask(context, asked, request, body, ended)
+            return await asyncio.wait_for(self._ask(context, asked, request, body, ended), asked.timeout)
+        except asyncio.TimeoutError:
+            ended.status, ended.end, ended.code = 504, "deadline", "deadline_exceeded"
+            raise DeadlineExceeded(f"There was no whole answer in {asked.timeout:g} s.") from None
         except asyncio.CancelledError:
             ended.status, ended.end = 499, "client_gone"
             raise
@@ -96,7 +99,7 @@ class InferHandler:
             if ended.worker is not None:
                 ended.end = "upstream_died"
             else:
-                dispatcher.note(request, "refused", str(e), None)
+                dispatcher.note(request, "refused", str(e), None, e.code)
             raise
         finally:
             dispatcher.metrics.active -= 1
@@ -107,7 +110,10 @@ class InferHandler:
     async def _ask(self, context: JobContext, asked: Infer, request: Asked, body: bytes, ended: Ended) -> InferResponse:
         gate = self._dispatcher.gate
         while True:
-            worker = gate.try_enter(request) or await gate.wait(request)
+            worker = gate.try_enter(request)
+            if worker is None:
+                context.narrate("infer_wait", f"Waiting for a worker of {asked.model}.", model=asked.model)
+                worker = await gate.wait(request)
             began, seconds = self._clock(), None
             try:
                 answer = await self._open(worker, body, context.job_id)
