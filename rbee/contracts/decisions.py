@@ -68,6 +68,7 @@ class DecisionRecord:
     request: RequestRecord
     outcome: Outcome
     reason: str
+    code: Annotated[str, Doc("Of the error that a refused request was answered with.")] = ""
     worker_id: str | None = None
     attempts: Annotated[tuple[str, ...], Doc("`worker: why` of those that failed it before.")] = ()
     waited_ms: float = 0.0

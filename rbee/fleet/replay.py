@@ -14,6 +14,8 @@ from rbee.core.errors import InvalidRequest
 from rbee.core.policy import OWN_TERMS, Policy, Ruling
 from rbee.core.routing import AFFINE_BOUND
 
+#: Refusals that are routing's own: with other policies there may be none. All others (a limit, a header) stay.
+_OF_ROUTING = frozenset({"", "policy_rejected", "no_worker_ready", "model_loading"})
 #: Bytes of a recording, and of a line of it.
 MOST_BYTES, LONGEST_LINE = 256 * 2**20, 4 * 2**20
 
@@ -30,12 +32,14 @@ class Replayed:
     terms: Mapping[str, float] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
+    #: What it was refused with then, where that was not routing's doing.
+    refused: str = ""
     #: Not all workers were recorded, or none: what would be chosen now is of those that were.
     partial: bool = False
 
     @property
     def changed(self) -> bool:
-        return self.then != self.now
+        return self.then != self.now and not self.refused
 
 
 def records(lines: Iterable[bytes], name: str) -> Iterator[DecisionRecord]:
@@ -74,6 +78,7 @@ def replay(record: DecisionRecord, policies: Sequence[Policy], clock: Callable[[
         terms=terms,
         excluded=excluded,
         failures=tuple(failures),
+        refused="" if record.worker_id is not None or record.code in _OF_ROUTING else record.code,
         partial=record.others > 0 or not record.candidates,
     )
 

@@ -146,6 +146,16 @@ def test_refusals_and_failures() -> None:
     assert again(limit, record=replace(SENT, request=replace(REQUEST, max_tokens=None))).rejected is None
 
 
+def test_what_routing_did_not_refuse_is_no_change() -> None:
+    refused = replace(SENT, outcome="refused", worker_id=None)
+    assert [again(record=replace(refused, code=code)).changed for code in ("rate_limited", "invalid_header")] == [
+        False,
+        False,
+    ]
+    assert again(record=replace(refused, code="rate_limited")).refused == "rate_limited"
+    assert [again(record=replace(refused, code=code)).changed for code in ("policy_rejected", "")] == [True, True]
+
+
 def test_what_changed_for_people() -> None:
     """Golden: goldens/explain/replayed.txt."""
     policies = (

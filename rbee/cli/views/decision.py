@@ -99,6 +99,8 @@ def _row(one: Replayed) -> tuple[str, ...]:
         notes.append("; ".join(f"{w}: {why}" for w, why in list(one.excluded.items())[:3]) or "nobody was recorded")
     elif one.changed:
         notes.append(", ".join(f"{name} {value:+.3f}" for name, value in one.terms.items()))
+    if one.refused:
+        notes.append(f"refused then, and not by routing: {one.refused}")
     if one.failures:
         notes.append("a policy failed")
     if one.partial:

@@ -86,10 +86,10 @@ class Dispatcher:
         """Who asks, of a listener that wants `token`. Raises Unauthorized."""
         return self.clients.identify(headers, token)
 
-    def note(self, asked: Asked, outcome: Decided, reason: str, worker: Worker | None) -> None:
+    def note(self, asked: Asked, outcome: Decided, reason: str, worker: Worker | None, code: str = "") -> None:
         """Tells the router what became of its decision."""
         if self._router is not None:
-            self._router.note(asked, outcome, reason, worker)
+            self._router.note(asked, outcome, reason, worker, code)
 
     def turned_away(self, error: RbeeError, path: str, seconds: float) -> Refusal:
         """The answer to what did not get so far as to be a whole request."""

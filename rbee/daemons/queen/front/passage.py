@@ -218,7 +218,7 @@ class Passage:
         self.refusal = refusal_of(error, self.request_id)
         self.relay = None
         if self.asked is not None:
-            self._dispatcher.note(self.asked, "refused", str(error), None)
+            self._dispatcher.note(self.asked, "refused", str(error), None, self.refusal.code)
         self._finish(self.refusal.status, "refused", None, len(self.refusal.body))
 
     def _finish(self, status: int, end: str, first_byte: float | None = None, sent: int = 0) -> None:

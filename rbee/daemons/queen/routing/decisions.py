@@ -108,7 +108,9 @@ class Decisions:
             snaps[-1] = _snap(chosen)
         choice.seen = (now, snaps, count, affine)
 
-    def keep(self, asked: Asked, choice: Choice, outcome: Outcome, reason: str, worker: Worker | None) -> None:
+    def keep(
+        self, asked: Asked, choice: Choice, outcome: Outcome, reason: str, worker: Worker | None, code: str = ""
+    ) -> None:
         headers = asked.headers
         self._kept.append(
             (
@@ -132,6 +134,7 @@ class Decisions:
                 choice.seen,
                 _kept(choice.decision, choice.seen) if choice.decision is not None else None,
                 tuple(choice.ruling.notes) if choice.ruling is not None else (),
+                code,
             )
         )
 
@@ -160,7 +163,7 @@ class Decisions:
 
     def _record(self, kept: tuple[Any, ...]) -> DecisionRecord:
         (request_id, wall, name, models, path, peek, size, client, headers, outcome, reason, worker_id) = kept[:12]
-        tried, waited, notes, needs, seen, judged, more = kept[12:]
+        tried, waited, notes, needs, seen, judged, more, code = kept[12:]
         candidates, others, why = _candidates(needs, seen, judged, tried or {}, models, self._stale_after)
         at = rfc3339(datetime.fromtimestamp(wall, timezone.utc))
         return DecisionRecord(
@@ -183,6 +186,7 @@ class Decisions:
             ),
             outcome=outcome,
             reason=reason or why,
+            code=code,
             worker_id=worker_id,
             attempts=tuple(f"{w}: {said}" for w, said in (tried or {}).items()),
             waited_ms=round(waited * 1e3, 3),

@@ -55,11 +55,17 @@ class Router:
         Raises RbeeError `policy_rejected` with the policy's reason, InvalidRequest for labels that are none.
         """
         choice = self._begin(asked)
-        if choice.ruling is not None and (refused := choice.ruling.rejected(asked.models)) is not None:
+        ruling = choice.ruling
+        if ruling is None:
+            return
+        if (refused := ruling.rejected(asked.models)) is not None:
             name, why = refused
             asked.notes += (f"The policy {name!r} refused it.",)
             self.note(asked, "refused", why, None)
             raise RbeeError(why, code="policy_rejected")
+        if not ruling.of_workers:  # they have had their say: the worker is chosen the quick way
+            asked.notes += tuple(ruling.notes)
+            choice.ruling = None
 
     def _begin(self, asked: Asked) -> Choice:
         """What is asked of a worker, read once for each request."""
@@ -182,15 +188,16 @@ class Router:
         verdicts = self._decide(asked, now, choice.needs, choice.ruling).verdicts
         return tuple(f"{v.worker.worker_id}: {v.excluded}" for v in verdicts if v.excluded is not None)
 
-    def note(self, asked: Asked, outcome: Outcome, reason: str, worker: Worker | None) -> None:
-        """Keeps a decision for `rbee explain`; a later one of the request replaces it. No `reason`: routing's own."""
+    def note(self, asked: Asked, outcome: Outcome, reason: str, worker: Worker | None, code: str = "") -> None:
+        """Keeps a decision for `rbee explain`; a later one of the request replaces it. No `reason`: routing's own.
+        `code`: what a refused one was answered with."""
         choice: Choice = asked.choice or self._begin(asked)
         if worker is None:
             now = self._clock()
             if choice.ruling is not None:
                 choice.decision = self._decide(asked, now, choice.needs, choice.ruling)
             self.decisions.see(choice, now, self._indexes(asked), None, self._affine_ids(asked))
-        self.decisions.keep(asked, choice, outcome, reason, worker)
+        self.decisions.keep(asked, choice, outcome, reason, worker, code)
 
     def explain(self, request_id: str) -> DecisionRecord:
         """Raises NotFound."""
