@@ -101,6 +101,11 @@ class Ruling:
     notes: list[str] = field(default_factory=list)
     out: set[str] = field(default_factory=set)
 
+    @property
+    def of_workers(self) -> bool:
+        """Whether one of them has a say about workers, and not about the request alone."""
+        return any(p.filter is not None or p.score is not None for p in self.policies)
+
     def rejected(self, models: Sequence[str]) -> tuple[str, str] | None:
         """Name and reason of the first policy that refuses the request."""
         for policy in self.policies:

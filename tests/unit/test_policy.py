@@ -109,6 +109,13 @@ def test_refusing_a_request() -> None:
     assert ruling(Policy(name="p", models=("m",), reject=of_request), name="m2").rejected(("n", "m")) is None
 
 
+def test_who_has_a_say_about_workers() -> None:
+    says = Says(lambda f: True)
+    assert not ruling(Policy(name="p", reject=says)).of_workers
+    assert ruling(Policy(name="p", reject=says), Policy(name="q", filter=says)).of_workers
+    assert ruling(Policy(name="p", score=says)).of_workers
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [

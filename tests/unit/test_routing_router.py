@@ -252,6 +252,26 @@ def test_every_field_of_the_records_is_a_fact() -> None:
     assert {n: type(v) for n, v in {**facts, **looked}.items()} == {n: kinds[kind] for n, kind in names.items()}
 
 
+def test_policies_of_the_request_alone_leave_the_choice_of_a_worker_alone() -> None:
+    class Fails:
+        names = ("request.model",)
+
+        def value(self, facts: Any) -> Any:
+            raise PolicyFailed("no such key")
+
+    fleet = Fleet("a", "b", compile=lambda n, s: (Policy(name=n, reject=Fails()), ()), p=PolicySpec(reject="x"))
+    asked = request()
+    fleet.router.admit(asked)
+    assert asked.choice.ruling is None
+    worker = fleet.router.choose(asked)
+    assert worker is not None
+    fleet.router.note(asked, "sent", "", worker)
+    told = fleet.router.explain("r0")
+    assert told.notes == ("The policy 'p' was left out: its reject: no such key.",)
+    assert {c.id for c in told.candidates} == {"a", "b"}
+    assert fleet.router.failures == {"p": 1}
+
+
 def test_a_policy_that_rejects_is_an_error_with_its_reason() -> None:
     class Always:
         names = ("request.model",)
