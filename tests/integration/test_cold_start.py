@@ -331,7 +331,7 @@ async def test_a_busy_worker_is_never_ended_and_the_model_waits_for_it(tmp_path:
     hive = SmallHive(memory_mb=100, sizes={"a": 100, "b": 100})
     async with fleet(tmp_path, hive, known("a-0", "a"), known("b-0", "b")) as client:
         assert (await ask(client, "a"))[0] == 200
-        hive.engines["a-0"].next.append(Script(delay=1.5))
+        hive.engines["a-0"].next.append(Script(delay=4.0))
         slow = asyncio.create_task(ask(client, "a"))
         await eventually(lambda: client.queen.registry.workers["a-0"].in_flight == 1)
         waiting = asyncio.create_task(ask(client, "b"))
@@ -380,7 +380,7 @@ async def test_pinned_workers_stay_and_are_named(tmp_path: Path) -> None:
 
 async def test_a_worker_that_has_just_come_stays_for_a_while(tmp_path: Path) -> None:
     hive = SmallHive(memory_mb=100, sizes={"a": 100, "b": 100})
-    pace = Pace(every=0.05, min_stay=1.0)
+    pace = Pace(every=0.05, min_stay=3.0)
     async with fleet(tmp_path, hive, known("a-0", "a"), known("b-0", "b"), pace=pace) as client:
         assert (await ask(client, "a"))[0] == 200
         turn = asyncio.create_task(ask(client, "b"))

@@ -454,7 +454,7 @@ async def test_a_stop_ends_what_is_under_way_with_a_word(tmp_path: Path) -> None
 
 async def test_while_she_stops_new_requests_are_refused_and_old_ones_end_well(tmp_path: Path) -> None:
     async with queen_in(tmp_path) as c, workers(c, "w1"), raw(c) as streaming, raw(c) as late:
-        streaming.writer.write(framed(chat(True, tokens=100, interval=0.01)))
+        streaming.writer.write(framed(chat(True, tokens=200, interval=0.01)))
         await streaming.head()
         late.writer.write(framed(chat(size=2)))
         assert (await late.answer())[0] == 200
@@ -464,7 +464,7 @@ async def test_while_she_stops_new_requests_are_refused_and_old_ones_end_well(tm
         status, headers, body = await late.answer()
         assert (status, headers["connection"], json.loads(body)["error"]["code"]) == (503, "close", "stopping")
         assert await late.rest() == b""
-        assert b"".join(await streaming.chunks()) == b"".join(stream_of(100))
+        assert b"".join(await streaming.chunks()) == b"".join(stream_of(200))
         await stopping
 
 

@@ -275,7 +275,7 @@ async def test_a_busy_answer_is_tried_again_when_it_says(fleet: Fleet) -> None:
 async def test_a_time_limit_of_the_clients(fleet: Fleet, client: AsyncOpenAI) -> None:
     fleet.mock.next.append(Script(hang=True))
     with pytest.raises(openai.APITimeoutError):
-        await client.chat.completions.create(model="mock", messages=HELLO, timeout=0.2)
+        await client.chat.completions.create(model="mock", messages=HELLO, timeout=1.0)
     await asyncio.wait_for(fleet.mock.seen[-1].closed.wait(), 10)
 
 

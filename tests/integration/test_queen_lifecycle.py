@@ -124,7 +124,7 @@ async def hung(c: Client, engine: MockEngine) -> Any:
 
 
 async def test_a_worker_that_was_only_slow_is_back_without_a_restart(tmp_path: Path) -> None:
-    config = queen_config(limits=LimitsSpec(first_byte_timeout=0.3))
+    config = queen_config(limits=LimitsSpec(first_byte_timeout=1.0))
     async with queen_in(tmp_path, config) as c, workers(c, "w1") as (engine,):
         engine.next = [Script(hang=True)]  # and well for whoever asks next
         async with c.chat(stream=True) as answer:
@@ -147,7 +147,7 @@ async def test_a_hung_workers_hive_is_asked_until_it_can(tmp_path: Path) -> None
         return WorkerRestartResponse(worker_id="w1", pid=1, status="ready")
 
     hive = FakeHive(handlers={"WorkerRestart": restart}, port=free_port())
-    config = queen_config(limits=LimitsSpec(first_byte_timeout=0.3), hives=(hive.known,))
+    config = queen_config(limits=LimitsSpec(first_byte_timeout=1.0), hives=(hive.known,))
     async with hive.run(tmp_path), queen_in(tmp_path, config) as c, workers(c, "w1") as (engine,):
         worker = await hung(c, engine)
         assert await c.heartbeat(beat("w1", engine.port)) == 200
@@ -155,7 +155,7 @@ async def test_a_hung_workers_hive_is_asked_until_it_can(tmp_path: Path) -> None
         assert "quarantined" in str(c.queen.registry.why_not(worker))
         await eventually(lambda: c.queen.registry.why_not(worker) is None, 20)
         assert [(r.worker_id, r.drain) for r in asked] == [("w1", False)] * 2
-        assert "sent nothing for 0.3 s" in asked[0].reason
+        assert "sent nothing for 1 s" in asked[0].reason
         async with c.chat(stream=True) as answer:
             assert answer.status == 200
 

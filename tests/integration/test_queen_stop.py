@@ -70,7 +70,7 @@ def names(processes: list[psutil.Process]) -> set[str]:
 
 
 def test_a_stopping_queen_lets_streams_end_and_refuses_what_is_new(fleet: Fleet) -> None:
-    stream = Stream(fleet.url, tokens=60, interval=0.05)
+    stream = Stream(fleet.url, tokens=100, interval=0.05)
     begun = stream.line()
     fleet.queen.signal(signal.SIGTERM)
     until(lambda: not fleet.queen.serves(), "the queen to say that she is not ready")
@@ -78,7 +78,7 @@ def test_a_stopping_queen_lets_streams_end_and_refuses_what_is_new(fleet: Fleet)
     assert (status, error["code"], headers["Retry-After"]) == (503, "stopping", "2")
     with pytest.raises(OSError, match="503"):
         ask(f"{fleet.url}/v1/jobs", wire(HiveList()))
-    assert begun + stream.rest() == whole(60)
+    assert begun + stream.rest() == whole(100)
     assert fleet.queen.ends() == 0
     assert names(fleet.hives["h1"].home.processes()) == {"hive", "worker", "tests.support.mock_engine"}
 

@@ -221,7 +221,7 @@ def fleet_in(root: Path, *hives: str, ssh: dict[str, Ssh] | None = None, **confi
         listen=f"127.0.0.1:{port}",
         hives=tuple(KnownHive(hive_id=n, url=d.url, ssh=(ssh or {}).get(n)) for n, d in daemons.items()),
         models=(KnownModel(name=MODEL),),
-        limits=LimitsSpec(first_byte_timeout=2.0),
+        limits=LimitsSpec(first_byte_timeout=5.0),
         release="r1",
         **config,
     )
