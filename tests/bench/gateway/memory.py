@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m tests.bench.gateway.memory [--requests 1000000]`: the queen's memory after 10,000 requests and after many."""
+"""`python -m tests.bench.gateway.memory [--requests 1000000]`: the queen's memory after few requests and after many."""
 
 from __future__ import annotations
 
