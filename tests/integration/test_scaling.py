@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from rbee.contracts.configs import KnownWorker
 from rbee.core.scaling import Limits
+from rbee.core.spec import WorkerOptions
 from rbee.daemons.queen.scaling.scaler import Pace, groups
 from tests.integration.test_cold_start import ask, fleet
 from tests.support.mock_engine import Script
@@ -103,17 +105,35 @@ async def test_never_more_than_the_plan_has_placed_nor_fewer_than_its_minimum(tm
 
 
 async def test_a_replica_that_answers_somebody_is_drained_before_it_goes(tmp_path: Path) -> None:
+    """Both answer somebody when there is one too many: it gets no more requests, and goes when it has none."""
     hive = SmallHive()
-    async with fleet(tmp_path, hive, *replicas(2, minimum=0), pace=PACE) as client:
-        hive.script = Script(delay=1.5)
-        asking = [asyncio.create_task(ask(client, "llama")) for _ in range(4)]
+    slow(hive)
+    stay = replace(PACE, limits=replace(FAST, down_after=1e9))
+    both = replicas(2, minimum=0, options=WorkerOptions(parallel=8))
+    async with fleet(tmp_path, hive, *both, pace=stay) as client:
+        load = Load(client, 7)
         await eventually(lambda: len(there(client)) == 2)
-        assert {status for status, _ in await asyncio.gather(*asking)} == {200}
+        await load.end()
         for engine in hive.engines.values():
-            engine.script = Script(delay=3.0)
-        long = asyncio.create_task(ask(client, "llama"))
-        await eventually(lambda: len(there(client)) == 1)
-        assert (await long)[0] == 200
+            engine.script = Script(hang=True)
+        talks = [[{"role": "user", "content": words}] for words in ("one", "another")]  # else both go where one went
+        held = [asyncio.create_task(ask(client, "llama", messages=talk)) for talk in talks]
+        workers = client.queen.registry.workers.values()
+        await eventually(lambda: [w.in_flight for w in workers] == [1, 1])
+        for engine in hive.engines.values():
+            engine.script = None
+        client.queen.scaler._pace = PACE
+        going = await eventually(lambda: next((w for w in workers if w.held), None))
+        assert (going.unreachable, going.busy) == ("scaling down", 1)
+        before = hive.engines[going.worker_id].requests
+        assert {(await ask(client, "llama"))[0] for _ in range(3)} == {200}
+        assert hive.engines[going.worker_id].requests == before
+        assert hive.unloaded == []
+        for task in held:
+            task.cancel()
+        await eventually(lambda: client.queen.scaler.downs == 1)
+        assert hive.unloaded == [going.worker_id]
+        await asyncio.gather(*held, return_exceptions=True)
 
 
 async def test_the_last_replica_of_a_worker_that_may_have_none_goes_when_nobody_asks(tmp_path: Path) -> None:
