@@ -50,7 +50,7 @@ def apply(
     )  # fmt: skip
 
 
-@click.command("destroy")
+@click.command("destroy", short_help="Stop and remove all that this fleet's applies have made.")
 @common.file_option
 @common.output_option
 @common.target_option

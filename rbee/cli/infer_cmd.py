@@ -16,7 +16,7 @@ from rbee.contracts.operations.inference import Infer, InferResponse
 from rbee.core.errors import InvalidRequest
 
 
-@click.command("infer")
+@click.command("infer", short_help="Ask a model once.")
 @click.option("--model", required=True, envvar="RBEE_MODEL", help="Model or alias.")
 @click.option("--prompt", envvar="RBEE_PROMPT", required=True, help="What to ask; `-` reads it from standard input.")
 @click.option("--system", envvar="RBEE_SYSTEM", default=None, help="System message.")

@@ -23,7 +23,7 @@ from rbee.core.spec_words import HOST
 _HOST = re.compile(r"^\s*host(?:\s*=\s*|\s+)(.+)$", re.IGNORECASE)
 
 
-@click.command("init")
+@click.command("init", short_help="Write a first rbee.yaml from what this machine has.")
 @file_option
 @click.option("--force", is_flag=True, envvar="RBEE_FORCE", help="Write over a file that is there.")
 def command(file: Path, force: bool) -> None:

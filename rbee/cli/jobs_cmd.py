@@ -42,12 +42,12 @@ def _asking(command: F) -> F:
     return queen_option(token_option(output_option(common.people_errors(command))))
 
 
-@click.group("jobs")
+@click.group("jobs", short_help="Jobs: what the queen or a hive was asked to do.")
 def jobs() -> None:
     """Jobs: whatever the queen or a hive was asked to do, and what became of it."""
 
 
-@jobs.command("submit")
+@jobs.command("submit", short_help="Start an operation as a job, and print its id.")
 @click.argument("operation")
 @click.option(
     "--field", "fields", multiple=True, metavar="NAME=VALUE",

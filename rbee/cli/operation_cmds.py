@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,6 +31,9 @@ HELP = {
     "hive": "Hives.",
     "queen": "The queen.",
 }
+
+#: Characters that a list of commands has for each in a window of 80.
+_LINE = 60
 
 
 class Runner(Protocol):
@@ -84,7 +88,15 @@ def command(kind: OperationType, site: Site) -> click.Command:
     ways = _parameters(site.options)
     shared = [*ways, *_parameters([common.output_option])]
     params = [*fields.parameters(kind.request, site.skip), *shared]
-    return click.Command(kind.command, help=kind.summary, params=params, callback=run)
+    return click.Command(
+        kind.command, help=kind.summary, short_help=in_short(kind.summary), params=params, callback=run
+    )
+
+
+def in_short(summary: str) -> str:
+    """As much of it as fits into a line of the family's list: whole, or its first part; click would cut it anywhere."""
+    first = summary.partition(". ")[0].rstrip(".")
+    return f"{first if len(first) <= _LINE else re.split('[,;:] ', first)[0]}."
 
 
 def _parameters(options: Any) -> list[click.Parameter]:

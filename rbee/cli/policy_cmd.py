@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rbee.core.policy import Policy
 
 
-@click.group("policy")
+@click.group("policy", short_help="Policies: rules of your own for routing.")
 def policy() -> None:
     """Policies: rules of your own for routing, in `policies:` of rbee.yaml."""
 

@@ -24,7 +24,7 @@ from rbee.core.errors import Unreachable
 _ENDS_WITHIN = defaults.DAEMON_DRAIN + 10.0
 
 
-@click.command("stop")
+@click.command("stop", short_help="Stop the queen; hives and workers go on by default.")
 @click.option("--cascade", is_flag=True, envvar="RBEE_CASCADE", help="Stop all workers and hives of the fleet first.")
 @token_option
 @queen_option

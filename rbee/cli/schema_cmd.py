@@ -12,7 +12,7 @@ from rbee.cli import docs
 from rbee.contracts.schemas import SCHEMAS, render
 
 
-@click.command("schema")
+@click.command("schema", short_help="Print the JSON Schema of rbee.yaml, for editors.")
 @click.argument("name", type=click.Choice(sorted(SCHEMAS)), default="rbee")
 @click.option(
     "--write", is_flag=True, envvar="RBEE_WRITE", help="Write all schemas into ./schemas instead of printing one."

@@ -222,3 +222,11 @@ def test_a_queen_that_is_not_there_is_told_in_words(tmp_path: Path) -> None:
     assert told.exit_code == 1
     assert "Error: " in told.output
     assert "Traceback" not in told.output
+
+
+@pytest.mark.parametrize("name", [None, "jobs", "policy", *FAMILIES])
+def test_no_line_of_a_list_of_commands_is_cut(name: str | None) -> None:
+    asked = [name, "--help"] if name is not None else ["--help"]
+    shown = CliRunner().invoke(main, asked, terminal_width=80).output
+    assert "Commands:" in shown
+    assert [line for line in shown.partition("Commands:")[2].splitlines() if line.endswith("...")] == []
