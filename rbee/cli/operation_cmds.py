@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import signal
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
