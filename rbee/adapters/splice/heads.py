@@ -69,10 +69,9 @@ def header_line(name: bytes | str, value: bytes | str) -> Line:
     return prefix + raw + b"\r\n", mark
 
 
-@lru_cache(maxsize=4096)
-def header_lines(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[Line, ...]:
-    """`header_line` of each, for those that come again and again."""
-    return tuple(header_line(name, value) for name, value in headers)
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Line, ...]:
+    """`header_line` of each."""
+    return tuple([header_line(name, value) for name, value in headers])
 
 
 @lru_cache(maxsize=4096)

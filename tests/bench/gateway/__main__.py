@@ -175,11 +175,12 @@ def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def table(medians: dict[str, dict[str, float]]) -> str:
-    """The medians, one line for each contender."""
+    """The medians, one line for each contender; below, what those of ours do with a request."""
     lines = [" | ".join([f"{'gateway':<14}", *MEASURES.values()])]
     for name, values in medians.items():
         cells = [f"{values[measure]:>{len(title)}.3f}" for measure, title in MEASURES.items()]
         lines.append(" | ".join([f"{name:<14}", *cells]))
+    lines += [f"{one.name}: {one.does}" for one in CONTENDERS if one.does and one.name in medians]
     return "\n".join(lines)
 
 

@@ -58,6 +58,8 @@ class Contender:
     share: float = 1.0
     #: Seconds that it may take to start.
     patience: float = 20.0
+    #: What it does with a request besides passing it on.
+    does: str = ""
 
     def missing(self, say: Callable[[str], None]) -> str:
         """Why it can't be had; nothing when it can."""
@@ -105,6 +107,9 @@ def _litellm(setup: Setup) -> list[str]:
     ]  # fmt: skip
 
 
+_AS_SHE_IS = "tells clients apart, routes, keeps deadlines, explains, counts, writes the access log"
+_MORE = "a key with limits, two policies"
+
 CONTENDERS = (
     Contender("direct", None),
     Contender("nginx", _nginx, needs="nginx"),
@@ -116,7 +121,7 @@ CONTENDERS = (
     ),
     Contender("LiteLLM", _litellm, peer=LITELLM, rewrites=True, share=0.02, patience=120.0),
     Contender("aiohttp relay", _module("aiohttp_relay")),
-    Contender("splice", _module("splice_front")),
-    Contender("queen", _module("queen_front")),
-    Contender("queen, all on", _module("queen_front", "all")),
+    Contender("splice", _module("splice_front"), does="looks into bodies"),
+    Contender("queen", _module("queen_front"), does=_AS_SHE_IS),
+    Contender("queen, all on", _module("queen_front", "all"), does=f"{_AS_SHE_IS}; {_MORE}"),
 )

@@ -66,7 +66,7 @@ class Dispatcher:
         self._router = router
         #: For workers that are trusted with it.
         self.worker_headers = [(b"Authorization", f"Bearer {token.reveal()}".encode())] if token is not None else []
-        self.worker_lines = heads.header_lines(tuple(self.worker_headers))
+        self.worker_lines = heads.header_lines(self.worker_headers)
         self._prefix = f"req{secrets.token_hex(6)}"
         self._ids = itertools.count(1)
 

@@ -116,7 +116,7 @@ class Passage:
         ends: float | None = None
         if "X-Deadline" in headers or "X-Request-Timeout" in headers:
             ends, line = deadline_of(headers, arrived, time.time)
-            self._own += heads.header_lines(tuple(line))
+            self._own += heads.header_lines(line)
         models = dispatcher.catalog.resolve(peek.model)
         # By position: by name it takes twice as long.
         self.asked = asked = Asked(

@@ -33,7 +33,8 @@ class Policies:
         self.broken: dict[str, str] = {}
         self._specs: Mapping[str, PolicySpec] | None = None
         self._all: tuple[Policy, ...] = ()
-        self._of: dict[tuple[str, tuple[str, ...]], tuple[Policy, ...]] = {}
+        #: By the name that was asked for and its models: the policies, and all facts that they look at.
+        self._of: dict[tuple[str, tuple[str, ...]], tuple[tuple[Policy, ...], frozenset[str]]] = {}
 
     def configure(self, specs: Mapping[str, PolicySpec]) -> None:
         """Takes these in place of those before. Raises nothing: an older file's policy may be one for another rbee."""
@@ -64,18 +65,19 @@ class Policies:
     def ruling(self, asked: Asked, require: tuple[tuple[str, str], ...]) -> Ruling | None:
         """What the policies say of this request; None: there are none for it."""
         key = (asked.name, asked.models)
-        policies = self._of.get(key)
-        if policies is None:
+        found = self._of.get(key)
+        if found is None:
             policies = tuple(p for p in self._all if p.asked(*key))
             if len(self._of) >= _MOST_NAMES:
                 self._of.clear()
-            self._of[key] = policies
+            found = self._of[key] = policies, frozenset(n for p in policies for n in p.names)
+        policies, names = found
         if not policies:
             return None
         return Ruling(
             policies=policies,
             name=asked.name,
-            request=request_facts(asked, require, {n for p in policies for n in p.names}),
+            request=request_facts(asked, require, names),
             look=look,
             clock=time.thread_time,
             failed=self._failed,

@@ -155,6 +155,9 @@ class Router:
         prefix = asked.peek.prefix
         if prefix is None:
             return ()
+        if len(asked.models) == 1:  # nearly always
+            known = self._affine.get((asked.models[0], prefix))
+            return () if known is None else (known,)
         found = (self._affine.get((m, prefix)) for m in asked.models)
         return tuple(w for w in found if w is not None)
 
