@@ -95,11 +95,6 @@ class _Cache:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def is_folder(path: Path) -> bool:
-    """Whether it looks like an MLC model."""
-    return (path / CONFIG).is_file()
-
-
 def read_folder(folder: Path) -> MlcModel:
     """What the model in `folder` is. Blocks; reads its two JSON files. Raises BadMlc, OSError."""
     config = _json(folder / CONFIG, _Config)

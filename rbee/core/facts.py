@@ -175,6 +175,3 @@ class MachineFacts:
     hive_config: ConfigFile | None = None
     queen_config: ConfigFile | None = None
     token: TokenFile | None = None
-
-    def has_release(self, release_id: str) -> bool:
-        return any(r.id == release_id for r in self.releases)

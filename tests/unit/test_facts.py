@@ -70,7 +70,7 @@ def test_a_recorded_answer() -> None:
 
 def test_broken_records_hide_nothing_else() -> None:
     facts = parse(RECORDED).facts
-    assert [r.id for r in facts.releases] == ["abc"] and facts.has_release("abc") and not facts.has_release("old")
+    assert [r.id for r in facts.releases] == ["abc"]
     assert facts.engines == () and [m.id for m in facts.models] == ["m"]
     assert facts.queen is None
 

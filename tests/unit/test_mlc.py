@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbee.adapters.mlc import BadMlc, MlcModel, check_whole, is_folder, read_folder
+from rbee.adapters.mlc import BadMlc, MlcModel, check_whole, read_folder
 from rbee.adapters.model_facts import described, template_of
 from rbee.core.memory import MLC_PREFILL_CHUNK, mlc_bytes
 from rbee.core.records import ModelFile, ModelRecord
@@ -28,8 +28,6 @@ def test_a_folder_says_what_the_model_is(tmp_path: Path) -> None:
     assert shape.tensor_bytes == sum(s.size for s in found.shards) == 64 * 8 * 4 + 64 * 2 * 2 + 96 * 2
     assert [s.name for s in found.shards] == ["params_shard_0.bin", "params_shard_1.bin"]
     assert found.shards[0].md5 is not None
-    assert is_folder(tmp_path / "m")
-    assert not is_folder(tmp_path)
 
 
 def test_a_record_has_all_of_it(tmp_path: Path) -> None:
