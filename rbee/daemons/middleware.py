@@ -108,8 +108,12 @@ def guard(handler: WebHandler, access: Access) -> WebHandler:
             said = "The body is too large." if error.status == 413 else error.reason
             body = error_body(said, error.status, code)
             return web.Response(body=body, status=error.status, content_type="application/json")
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
             raise
+        except ConnectionError:
+            if request.transport is not None and not request.transport.is_closing():
+                raise
+            return web.Response(status=499)  # to nobody: whoever leaves in the middle is no error of ours to log
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             return web.Response(
