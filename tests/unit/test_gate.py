@@ -77,7 +77,12 @@ class Room:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(test())  # type: ignore[arg-type]
+    """Who waits for ever fails."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(test(), 120)
+
+    asyncio.run(bounded())
 
 
 async def settle() -> None:
