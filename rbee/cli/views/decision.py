@@ -87,7 +87,8 @@ def replayed(found: Sequence[Replayed]) -> Iterator[RenderableType]:
         yield _text(f"failed: {failure}", "red")
     failed = sum(bool(one.failures) for one in found)
     changed, rejected = sum(one.changed for one in found), sum(one.rejected is not None for one in found)
-    summary = f"{len(found)} requests: {changed} changed, {rejected} rejected, {failed} with a policy that failed."
+    counted = "1 request" if len(found) == 1 else f"{len(found)} requests"
+    summary = f"{counted}: {changed} changed, {rejected} rejected, {failed} with a policy that failed."
     yield _text(summary, "bold")
 
 

@@ -72,8 +72,9 @@ class Limits:
         most = client.concurrent
         if most is not None and self._running.get(client.name, 0) >= most:
             wait = (means.mean(models) or 1.0) / most
+            running = "one request" if most == 1 else f"{most} requests"
             raise TooMany(
-                f"{_who(client)} has {most} requests running already, as many as it may have at once.",
+                f"{_who(client)} has {running} running already, as many as it may have at once.",
                 code="too_many_concurrent",
                 mend="Wait for one of them to end.",
                 retry_after=min(max(wait, 1.0), LONGEST_WAIT),
