@@ -93,7 +93,6 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.gateway
 	$(BIN)/python -m tests.bench.gateway.steady
 	$(BIN)/python -m tests.bench.gateway.leaving
-	$(BIN)/python -m tests.bench.gateway.leaving
 	$(BIN)/python -m tests.bench.gateway.memory
 	$(BIN)/python -m tests.bench.fleet
 	$(BIN)/python -m tests.bench.apply
