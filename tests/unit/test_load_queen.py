@@ -196,3 +196,16 @@ def test_what_the_queen_lacks_is_told_before_she_is_stopped(tmp_path: Path) -> N
         load(path, {}, files=Bare(), home=tmp_path, deploying=True)
     assert [p.severity for p in e.value.problems] == ["error", "error"]
     assert all("pip install" in p.mend for p in e.value.problems)
+
+
+class Full(YamlFiles):
+    """A machine with all of rbee's extras."""
+
+    def lacks(self, module: str) -> bool:
+        return False
+
+
+def test_a_queen_that_has_all_she_needs_is_told_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "rbee.yaml"
+    path.write_text(f"{HEAD}  store: postgresql://rbee@db/rbee\n  traces: http://127.0.0.1:4318\n")
+    assert load(path, {}, files=Full(), home=tmp_path, deploying=True).warnings == ()
