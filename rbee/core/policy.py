@@ -17,8 +17,8 @@ from rbee.core.spec import PolicySpec
 
 #: Seconds of the processor that a policy may take for one decision; a look at one worker takes some microseconds.
 BUDGET = 0.005
-#: Workers between two looks at the clock, which takes longer than most looks at a worker.
-_LOOK_EVERY = 4
+#: Seconds of a look at one worker beyond which it is no more what a policy usually takes.
+_QUICK = 0.0002
 #: Names of routing's own terms, which no policy may take for its score.
 OWN_TERMS = ("load", "warm", "affinity")
 #: The expressions of a policy.
@@ -89,13 +89,15 @@ Look = Callable[[Any, str, bool], Any]
 @dataclass(slots=True, kw_only=True)
 class Ruling:
     """The policies of one request. `request` has its facts (`request.model`); `failed` hears of every policy that is
-    left out, and why; `clock` counts the seconds of the processor."""
+    left out, and why; `clock` counts the seconds of the processor; `watch`, which may be any clock and is asked always,
+    tells when that one, which is a call of the system, has to be asked."""
 
     policies: Sequence[Policy]
     name: str
     request: Mapping[str, Any]
     look: Look
     clock: Callable[[], float]
+    watch: Callable[[], float]
     failed: Callable[[str, str], None] = lambda name, why: None
     budget: float = BUDGET
     notes: list[str] = field(default_factory=list)
@@ -156,7 +158,7 @@ class Ruling:
         every = not policy.models or self.name in policy.models or what == "reject"
         values: list[Any] = []
         once: list[Any] = []  # what it says of a request alone is the same for every worker
-        ends = self.clock() + self.budget
+        began, ends = self.watch(), math.inf
         try:
             for worker, model, affine in workers:
                 if not every and model not in policy.models:
@@ -169,7 +171,11 @@ class Ruling:
                     facts[fact] = self.look(worker, short, affine)
                 values.append(kind(expression.value(facts)))
                 once = values[-1:] if not looked else []
-                if (len(values) % _LOOK_EVERY == 0 or len(values) == len(workers)) and self.clock() > ends:
+                if ends == math.inf:
+                    if (took := self.watch() - began) > _QUICK * len(values):
+                        # Slow, or interrupted: from now on by what the processor spends on it.
+                        ends = self.clock() + self.budget - min(took, self.budget / 2)
+                elif self.clock() > ends:
                     raise PolicyFailed(f"took longer than {self.budget * 1e3:g} ms")
         except PolicyFailed as e:
             self.out.add(policy.name)

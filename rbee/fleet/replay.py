@@ -65,6 +65,7 @@ def replay(record: DecisionRecord, policies: Sequence[Policy], clock: Callable[[
         request=_facts(request),
         look=_look,
         clock=clock,
+        watch=clock,
         failed=lambda name, why: failures.append(f"{name}: {why}"),
     )
     rejected = ruling.rejected(request.models)

@@ -34,13 +34,20 @@ def failing(facts: Mapping[str, Any]) -> Any:
     raise PolicyFailed("no such key")
 
 
-def ruling(*policies: Policy, name: str = "m", clock: Callable[[], float] = lambda: 0.0, **more: Any) -> Ruling:
+def ruling(
+    *policies: Policy,
+    name: str = "m",
+    clock: Callable[[], float] = lambda: 0.0,
+    watch: Callable[[], float] | None = None,
+    **more: Any,
+) -> Ruling:
     return Ruling(
         policies=policies,
         name=name,
         request={"request.model": name},
         look=lambda worker, field, affine: {"id": worker, "affine": affine}[field],
         clock=clock,
+        watch=watch or clock,
         **more,
     )
 
@@ -158,6 +165,23 @@ def test_a_policy_that_takes_too_long_is_left_out() -> None:
     assert rules.excluded(workers("a", "b")) == {0: "p", 1: "p"}
     assert rules.excluded(workers("a", "b", "c")) == {}
     assert rules.notes == ["The policy 'p' was left out: its filter: took longer than 5 ms."]
+
+
+def test_a_policy_is_not_left_out_because_the_machine_was_busy_with_others() -> None:
+    by_watch, by_processor = [0.0], [0.0]
+
+    def interrupted(facts: Mapping[str, Any]) -> bool:
+        by_watch[0] += 10.0
+        by_processor[0] += 0.00001
+        return False
+
+    rules = ruling(
+        Policy(name="p", filter=Says(interrupted, ("worker.affine",))),
+        clock=lambda: by_processor[0],
+        watch=lambda: by_watch[0],
+    )
+    assert set(rules.excluded(workers(*"abcdefgh"))) == set(range(8))
+    assert not rules.notes
 
 
 # In the file.

@@ -80,6 +80,7 @@ class Policies:
             request=request_facts(asked, require, names),
             look=look,
             clock=time.thread_time,
+            watch=time.perf_counter,
             failed=self._failed,
         )
 
