@@ -101,6 +101,14 @@ async def test_workers_of_hives_that_are_not_of_the_fleet_are_ignored(tmp_path: 
         assert await say("h1") == "ignored"
 
 
+def test_a_goodbye_that_comes_late_brings_nobody_back() -> None:
+    registry = Registry(lambda: 0.0)
+    registry.heartbeat(beat("w1", 1))
+    registry.forget("w1")
+    assert registry.heartbeat(beat("w1", 1, status="stopping")) is None
+    assert registry.workers == {}
+
+
 def test_one_that_is_held_is_brought_back_by_nobody_else() -> None:
     registry = Registry(lambda: 0.0)
     worker = registry.heartbeat(beat("w1", 1, hive_id="h2"))

@@ -69,11 +69,14 @@ class Registry:
         """Takes in what a worker says of itself: it lives, so it is reachable from its side at least.
 
         `trusted`: it has shown the fleet's token (or there is none). None when it is ignored, for the reason that
-        `refusal` gives. Raises InvalidRequest for a bad URL.
+        `refusal` gives, or because it is the late goodbye of one that was forgotten. Raises InvalidRequest for a bad
+        URL.
         """
         if self.refusal(beat, trusted) is not None:
             return None
         known, now = self.workers.get(beat.worker_id), self._clock()
+        if known is None and beat.status == "stopping":
+            return None
         if known is None or known.beat.started_at != beat.started_at or known.trusted != trusted:
             known = self._add(Worker(beat, now, trusted))
             self._evict(known)
