@@ -200,8 +200,8 @@ class Gate:
     # What is told of it.
 
     def waiting(self, model: str) -> int:
-        """Requests that wait for a slot of `model`."""
-        return self._queues.waiting(model)
+        """Requests that wait for a slot of `model`, those not that would only take one if they can't have another's."""
+        return self._queues.wanting(model)
 
     def oldest(self, model: str) -> float:
         """Seconds that the first of them waits already; 0 when nobody does."""

@@ -104,6 +104,11 @@ class Queues:
         """Those that fill the line of `model`. Who would have another model's worker stands there and fills nothing."""
         return self._counted.get(model, 0)
 
+    def wanting(self, model: str) -> int:
+        """Those whose first wish it is: they fill its line, or came back from a worker of it."""
+        back = sum(ticket.counts is None and ticket.models[:1] == (model,) for ticket in self.returned)
+        return self.counted(model) + back
+
     def waiting(self, model: str) -> int:
         own = self._lines.get(model)
         return len(own.arrivals) if own is not None else 0
