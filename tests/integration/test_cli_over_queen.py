@@ -17,6 +17,7 @@ from rbee.adapters import shipped
 from rbee.contracts.configs import KnownHive
 from tests.support.files_server import file_server
 from tests.support.hive_tool import RBEE, HiveMachine, Typed
+from tests.support.rbee_cli import until
 from tests.support.workers import alive
 
 
@@ -102,8 +103,13 @@ async def test_ctrl_c_reaches_the_hive(machine: HiveMachine) -> None:
         await asyncio.wait_for(server.holding.wait(), 30)
         begun.send_signal(signal.SIGINT)
         ended = await asyncio.to_thread(machine.end, begun)
-    assert ended.code == 130
-    assert "the job was cancelled" in ended.err
-    with urllib.request.urlopen(f"http://{machine.config.listen}/v1/jobs") as told:
-        job = json.load(told)["jobs"][0]
-    assert (job["operation"], job["state"]) == ("ModelDownload", "cancelled")
+        assert ended.code == 130
+        assert "the job was cancelled" in ended.err
+
+        def cancelled() -> bool:
+            """The hive's own job, a moment after the queen's."""
+            with urllib.request.urlopen(f"http://{machine.config.listen}/v1/jobs") as told:
+                job = json.load(told)["jobs"][0]
+            return (job["operation"], job["state"]) == ("ModelDownload", "cancelled")
+
+        await asyncio.to_thread(until, cancelled, "the hive's job to be cancelled")

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ from urllib.parse import urlsplit
 UNLOADABLE = 3
 #: Small, so that a request which nobody waits for any more stops early in its prompt.
 BATCH = 64
+#: Seconds for llama.cpp's own thread to write why it could not load: nothing tells when it has.
+LAST_WORDS = 0.5
 
 
 def parameters(options: argparse.Namespace, key: str) -> Any:
@@ -112,6 +115,7 @@ def main() -> int:
         return UNLOADABLE
     except RuntimeError as error:
         tell(event="failed", reason=str(error))
+        time.sleep(LAST_WORDS)
         return UNLOADABLE
     address = server.listening_address
     facts = properties(address, key)
