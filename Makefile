@@ -57,8 +57,8 @@ test: packages clients $(VENV)/.dev
 
 # Side by side: they mostly wait, each for its own processes.
 HIVES := $(wildcard tests/integration/test_hive*.py)
-QUEENS := $(wildcard $(patsubst %,tests/integration/test_%*.py,access_log admission byte_faithful cold embeddings front \
-	keys node_clients openai_clients policy queen recovery rerank scaling seen splice traces two_queens))
+QUEENS := $(wildcard $(patsubst %,tests/integration/test_%*.py,access_log admission byte_faithful chaos cold embeddings front \
+	keys node_clients openai_clients policy queen recovery rerank scaling seen splice store traces two_queens))
 test-unit: $(VENV)/.dev
 	$(BIN)/coverage run -m pytest tests/unit --durations=5
 	$(BIN)/coverage report
