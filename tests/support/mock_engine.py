@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A small scriptable engine that speaks enough of OpenAI's HTTP: in this process, or as one of its own.
 
-What it does with a request stands in the request's body, `{"mock": {...}}` (see `Script`), so that it can
-be told through any proxy; a `MockEngine` may also be given a script for all requests. As a process:
+What it does with a request stands in the request's body, `{"mock": {...}}` (see `Script`), so that it can be told
+through any proxy; a `MockEngine` may also be given a script for all requests. As a process:
 `python -m tests.support.mock_engine [PORT]` prints the port it got.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -55,8 +56,17 @@ class _Request(msgspec.Struct):
     mock: Script = msgspec.field(default_factory=Script)
 
 
+#: In a message, for gateways that let no unknown field pass.
+_IN_WORDS = re.compile(rb"MOCK tokens=(\d+) interval=([\d.]+);")
+
+
 _decode = msgspec.json.Decoder(_Request).decode
 _PLAIN = json.dumps({"id": "cmpl-mock", "object": "chat.completion", "choices": [{"message": {"content": "hello"}}]})
+
+
+def _in_words(body: bytes) -> Script | None:
+    found = _IN_WORDS.search(body, 0, 512)
+    return Script(tokens=int(found[1]), interval=float(found[2])) if found else None
 
 
 def plain_body() -> bytes:
@@ -148,7 +158,7 @@ class _Connection(asyncio.Protocol):
             self.seen = Seen(method, self.url.decode(), self.headers, body, self.number)
             self.engine.seen.append(self.seen)
         asked = _decode(body) if body else _Request()
-        script = self.engine.next.pop(0) if self.engine.next else self.engine.script or asked.mock
+        script = self.engine.next.pop(0) if self.engine.next else self.engine.script or _in_words(body) or asked.mock
         if script == _DEFAULT and not asked.stream and method != "HEAD":
             self.transport.write(_PLAIN_ANSWER)
         else:

@@ -23,11 +23,11 @@ class WrongAnswer(Exception):
     """An answer was lost, cut, doubled or reordered."""
 
 
-def request(stream: bool, prompt: int = 60, **script: Any) -> bytes:
-    """A chat request with a prompt of that many bytes, and what the mock engine is to do with it."""
-    messages = [{"role": "user", "content": "p" * prompt}]
-    told = {"mock": script} if script else {}
-    body = json.dumps({"model": "m", "stream": stream, "messages": messages, **told}).encode()
+def request(stream: bool, prompt: int = 60, tokens: int | None = None, interval: float = 0.0) -> bytes:
+    """A chat request with a prompt of that many bytes, and how many events the mock engine is to send when."""
+    told = "" if tokens is None else f"MOCK tokens={tokens} interval={interval:.6f};"
+    messages = [{"role": "user", "content": told + "p" * prompt}]
+    body = json.dumps({"model": "m", "stream": stream, "messages": messages}).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n"
     head += f"Authorization: Bearer {KEY}\r\nX-Request-Timeout: 600\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
