@@ -160,6 +160,12 @@ def _half_way(story: Story, server: Server) -> None:
     story.download = story.submit("ModelDownload", {"model": f"{server.file.url}/model.gguf", "model_id": "m1"})
     wait(server.file.holding.is_set, "the download")
 
+    def some_has_come() -> bool:
+        """The hive has read of it what the server has sent, or a part of that."""
+        return any(found["bytes_downloaded"] for found in story.ask("DownloadList", {})["downloads"])
+
+    wait(some_has_come, "its first bytes")
+
 
 @when("the server sends again")
 def _again(server: Server) -> None:
