@@ -20,6 +20,7 @@ from rbee.adapters.fetch.ranges import Range
 from rbee.adapters.fetch.tuning import Tuning
 from rbee.adapters.network import final, session
 from rbee.adapters.sources.base import SourceFile
+from rbee.adapters.tasks import end_tasks
 from rbee.adapters.trouble import words
 from rbee.contracts import defaults
 from rbee.core.errors import RbeeError, Unreachable
@@ -241,9 +242,7 @@ class Download:
         """No other lane any more; what they brought is noted."""
         lanes, self._lanes = self._lanes, []
         noting, self._noting = self._noting, None
-        for lane in lanes:
-            lane.cancel()
-        await asyncio.gather(*lanes, return_exceptions=True)
+        await end_tasks(*lanes)
         if noting is not None:
             self._noted.set()
             await asyncio.wait({noting})

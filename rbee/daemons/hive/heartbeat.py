@@ -15,6 +15,7 @@ import aiohttp
 
 from rbee.adapters import system
 from rbee.adapters.paths import write_atomic
+from rbee.adapters.tasks import end_tasks
 from rbee.contracts import codec, defaults
 from rbee.contracts.heartbeat import CapabilityChanges, HiveHeartbeat, ModelChange, MonitorData, WorkerChange
 from rbee.core.errors import InvalidRequest, Unauthorized
@@ -99,8 +100,7 @@ class Heartbeat:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end_tasks(self._task, again=1.0)
             self._task = None
 
     def model_changed(self, change: ModelChange) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 import aiohttp
 
 from rbee.adapters.secrets import Token
+from rbee.adapters.tasks import end_tasks
 from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.daemons.worker.state import WorkerState
@@ -64,8 +65,7 @@ class Heartbeat:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end_tasks(self._task, again=1.0)
         if self._session is not None:
             await self._session.close()
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from rbee.adapters.sources import default_id
+from rbee.adapters.tasks import end_tasks
 from rbee.contracts.operations.downloads import DownloadInfo, DownloadStatus
 from rbee.contracts.operations.models import ModelDownload
 from rbee.core.errors import Conflict, InvalidRequest
@@ -150,8 +151,7 @@ class Download:
         task = self.task
         if task is not None and not task.done():
             self.intent = intent
-            task.cancel()
-            await asyncio.wait({task})
+            await end_tasks(task)
 
     def info(self) -> DownloadInfo:
         meter, running = self.bringing.meter if self.bringing else None, self.status == "downloading"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from rbee.adapters.process import Step
+from rbee.adapters.tasks import end_tasks
 
 T = TypeVar("T")
 
@@ -66,5 +67,4 @@ class Mailbox:
         finally:
             come.cancel()
             if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
+                await end_tasks(work)

@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 
 from rbee.adapters import process
+from rbee.adapters.tasks import end_tasks
 from rbee.contracts import defaults
 from rbee.contracts.configs import WorkerConfig
 from rbee.contracts.heartbeat import WorkerChange
@@ -122,10 +123,7 @@ class Supervisor(Roster):
     async def stop(self) -> None:
         """Stop watching. The workers are left running."""
         self.closing = True
-        tasks = [w.task for w in self._workers.values() if w.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*(w.task for w in self._workers.values() if w.task is not None))
         if self._session is not None:
             await self._session.close()
 
@@ -208,8 +206,7 @@ class Supervisor(Roster):
             if self._workers.get(worker.id) is not worker:
                 return False
             if worker.task is not None:
-                worker.task.cancel()
-                await asyncio.wait({worker.task})
+                await end_tasks(worker.task)
                 # Cancelled between starting a process and noting it: that one goes too.
                 identity = worker.identity
                 if identity is not None and worker.runs:
@@ -251,8 +248,7 @@ class Supervisor(Roster):
             await process.end(identity, defaults.ENGINE_STOP_TIMEOUT)
             process.exit_status(identity)
         if former.task is not None:
-            former.task.cancel()
-            await asyncio.wait({former.task})
+            await end_tasks(former.task)
         await asyncio.to_thread(former.folder.remove)
 
     def _new_id(self, model: str) -> str:

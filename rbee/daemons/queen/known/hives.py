@@ -15,6 +15,7 @@ import aiohttp
 
 from rbee.adapters.secrets import Token
 from rbee.adapters.system import now as wall_now
+from rbee.adapters.tasks import end_tasks
 from rbee.adapters.trouble import words
 from rbee.contracts import codec, defaults
 from rbee.contracts.capabilities import Capabilities
@@ -102,10 +103,7 @@ class Hives:
             hive.task.cancel()
 
     async def stop(self) -> None:
-        tasks = [h.task for h in self.by_id.values() if h.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*(h.task for h in self.by_id.values() if h.task is not None), again=1.0)
 
     async def _discover(self, hive: Hive) -> None:
         """Handshakes until it succeeds, then again whenever the hive has been silent for too long."""
