@@ -134,9 +134,8 @@ class Fleet:
     def ask(self, host: str) -> Answer:
         """One answer of a host's own worker, through the queen."""
         body = {"model": f"m-{host}", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
-        request = urllib.request.Request(
-            f"{self.home.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json", "X-Request-Timeout": "15"}
+        request = urllib.request.Request(f"{self.home.url}/v1/chat/completions", json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 found = json.load(answer)
