@@ -94,6 +94,6 @@ async def orders(db: asyncpg.Connection[Any], holder: str, live: Collection[str]
 
 async def tidy(db: asyncpg.Connection[Any]) -> None:
     """For the one that trims: what nobody reads any more."""
-    await db.execute(f"DELETE FROM rbee.letters WHERE at < now() - interval '{_LETTERS_KEPT}'")  # noqa: S608
-    await db.execute(f"DELETE FROM rbee.buckets WHERE at < now() - interval '{_BUCKETS_KEPT}'")  # noqa: S608
+    for table, kept in (("letters", _LETTERS_KEPT), ("buckets", _BUCKETS_KEPT)):
+        await db.execute(f"DELETE FROM rbee.{table} WHERE at < now() - interval '{kept}'")  # noqa: S608 - constants
     await db.execute("DELETE FROM rbee.leases WHERE until < now() - interval '1 day'")
