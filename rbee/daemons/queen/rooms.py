@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ if TYPE_CHECKING:  # its driver is loaded where it is used
     from rbee.adapters.store.postgres import PostgresStore
 
 
-class Rooms:
+class Rooms(ABC):
     """The parts of a queen, as attributes. Her daemon starts, stops and configures them.
 
     What stands here without a value is made by the daemon before `_build`.
@@ -77,16 +78,16 @@ class Rooms:
     _http: aiohttp.ClientSession
     _splice: Splice
 
+    @abstractmethod
     def info(self) -> dict[str, Any]:
         """Answer of `GET /v1/queen`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reload(self) -> str:
         """Reads the settings again."""
-        raise NotImplementedError
 
-    def _queen_url_for(self, hive_url: str) -> str | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _queen_url_for(self, hive_url: str) -> str | None: ...
 
     def _build(self) -> None:
         traces = Traces(self.config.traces, self.config.fleet) if self.config.traces else None

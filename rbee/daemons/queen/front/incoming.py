@@ -60,6 +60,7 @@ class Headers(Mapping[str, str]):
         #: Of the whole head, in bytes.
         self.size = size
 
+    # Mapping's takes any type for the default, and is two calls more.
     def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
         value = self._lines.get(_keys.get(name) or _key(name))
         return default if value is None else _text(value)

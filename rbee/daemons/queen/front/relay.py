@@ -26,6 +26,7 @@ class RetryingRelay(Relay):
             return
         self.status = 0  # nothing is written: the request may go elsewhere
         why = _why(rest)
+        # A class is asked for, and all that is done with it is to call it.
         self.fail(why, lambda message: WorkerRefused(message, why))  # type: ignore[arg-type]
 
 
