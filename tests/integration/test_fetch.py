@@ -10,11 +10,13 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from rbee.adapters.fetch import Fetched, fetch
 from rbee.adapters.fetch.download import Origin, Tuning
 from rbee.adapters.fetch.http import retry_after
+from rbee.adapters.fetch.lane import _Pace
 from rbee.adapters.sources import SourceFile
 from rbee.contracts import codec
 from rbee.core.errors import Insufficient, NotFound, RbeeError, Unauthorized, Unreachable
@@ -315,3 +317,24 @@ async def test_a_disk_that_takes_no_more_keeps_what_it_has(target: Path) -> None
         assert target.with_name("model.gguf.part").stat().st_size == 1_000_000
         whole(target, await get(server, target))
         assert server.starts == [0, 1_000_000]
+
+
+async def test_what_came_before_a_break_is_read_though_the_break_was_heard_of_first() -> None:
+    """A connection may bring something and break while its reader waits for the disk: each time, on a bad day."""
+
+    async def cut_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + DATA[:70_000])
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(cut_off, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    came, pace = b"", _Pace(silence=30.0, floor=0.0)
+    async with server, aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/") as answer:
+        while answer.content.exception() is None:
+            await asyncio.sleep(0)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            while True:
+                came += await pace.read(answer.content)
+    assert came == DATA[:70_000]

@@ -218,11 +218,23 @@ class _Pace:
         #: Bytes and seconds, since the last look at the floor and since the last at the top.
         self._low = self._high = (0, 0.0)
         self._looked = monotonic()
+        self._broken: Exception | None = None
 
     async def read(self, content: aiohttp.StreamReader) -> bytes:
-        """The next bytes; empty at the end. Raises Again when it has been too slow for too long."""
+        """The next bytes; empty at the end. Raises Again when it has been too slow for too long.
+
+        A connection that broke raises what broke it after all that it brought: who is cut off early, each time, gets
+        on nevertheless.
+        """
+        if self._broken is not None:
+            raise self._broken
         began = monotonic()
-        piece = await content.readany()
+        try:
+            piece = await content.readany()
+        except (aiohttp.ClientError, ConnectionError) as e:
+            piece, self._broken = _left_in(content), e
+            if not piece:
+                raise
         waited = monotonic() - began
         self._low = (self._low[0] + len(piece), self._low[1] + waited)
         self._high = (self._high[0] + len(piece), self._high[1] + waited)
@@ -241,3 +253,9 @@ class _Pace:
         count, seconds = self._high
         self._looked, self._high = now, (0, 0.0)
         return count < fast * max(seconds, 1e-9)
+
+
+def _left_in(content: aiohttp.StreamReader) -> bytes:
+    """What came before the connection broke: a reader that was told of the break keeps it to itself."""
+    content.set_exception(None)  # type: ignore[arg-type] # there is no other way to the bytes; None is its beginning
+    return content.read_nowait()
