@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import gc
 import socket
+import struct
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ from rbee.adapters.splice import (
     ConnectRefused,
     DiedBeforeFirstByte,
     FirstByteTimeout,
+    Splice,
     Upstream,
     UpstreamError,
 )
@@ -311,3 +314,24 @@ async def test_a_request_that_found_no_worker_goes_to_another() -> None:
             assert (await client.answer())[2] == b"".join(stream_of(3))
         assert tried == [ConnectRefused, DiedBeforeFirstByte]
         assert gateway.heads == [200]
+
+
+async def test_a_connection_that_is_reset_as_soon_as_it_is_made_is_an_error_and_no_silence() -> None:
+    """As of an engine that is being killed: the kernel still takes connections in, and drops them."""
+
+    async def dropped() -> None:
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(listening)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+    splice = Splice(clock=time.monotonic)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        dropping = asyncio.create_task(dropped())
+        upstream = Upstream("127.0.0.1", listening.getsockname()[1])
+        for _ in range(100):
+            with pytest.raises(UpstreamError):
+                await asyncio.wait_for(splice.open(upstream, target="/", body=b"{}"), 10.0)
+        dropping.cancel()
+    await splice.close()

@@ -134,7 +134,7 @@ class Fleet:
     def ask(self, host: str) -> Answer:
         """One answer of a host's own worker, through the queen."""
         body = {"model": f"m-{host}", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
-        headers = {"Content-Type": "application/json", "X-Request-Timeout": "15"}
+        headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.home.url}/v1/chat/completions", json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:

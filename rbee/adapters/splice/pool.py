@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -91,6 +92,9 @@ class Pool:
             raise ConnectRefused(f"{upstream.host}:{upstream.port}: {error}", error.errno) from error
         except ValueError as error:  # what can be no name of a machine
             raise ConnectRefused(f"{upstream.host}:{upstream.port}: {error}") from error
+        if connection.closed or connection.transport.is_closing():
+            # Lost before anybody was there to hear of it: a process that is being killed takes connections so.
+            raise ConnectRefused(f"{upstream.host}:{upstream.port}: reset as soon as it was made", errno.ECONNRESET)
         return connection
 
     def send(
