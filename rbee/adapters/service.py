@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import http.client
+import itertools
 import os
 import sys
 import time
@@ -100,8 +101,9 @@ def log_tail(log: Path, start: int = 0) -> str:
 
 
 def why_it_ended(log: Path, start: int) -> str:
-    """A daemon's last words, its plain log lines left out where something else was said."""
-    lines = log_tail(log, start).splitlines()
+    """A daemon's last words, its plain log lines left out where something else was said. What it said at each of
+    several tries is told once."""
+    lines = [line for line, _ in itertools.groupby(log_tail(log, start).splitlines())]
     said = [line for line in lines if not line.startswith("{")]
     return "\n".join(line.removeprefix("error: ") for line in said) or "\n".join(lines)
 

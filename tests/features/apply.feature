@@ -110,6 +110,22 @@ Feature: One file, one command, one address
     And the worker's process is the one it was
     And a client that keeps asking "bee-tiny" is answered again
 
+  Scenario: A queen that cannot start with new settings goes on with her old ones
+    Given a fleet of its own that was applied
+    When "queen: {" becomes "queen: {store: 'postgresql://rbee@127.0.0.1:1/rbee', " in the file
+    And it is applied again
+    Then the command ends with 1 and says "She has her old ones back and runs with them"
+    And it says "The database postgresql://127.0.0.1:1/rbee cannot be used"
+    And it says "queen.log"
+    And the queen's log tells of nothing that was left open
+    And the worker's process is the one it was
+    And a client that keeps asking "bee-tiny" is answered again
+    When the command "plan --detailed-exitcode" is run
+    Then the command ends with 2 and says "queen.restart"
+    When "store: 'postgresql://rbee@127.0.0.1:1/rbee', " becomes "" in the file
+    And it is applied again
+    Then the command ends with 0 and says "No changes"
+
   Scenario: Destroy leaves nothing running and nothing marked
     Given a fleet of its own that was applied
     When the command "destroy --auto-approve" is run

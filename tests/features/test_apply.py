@@ -137,6 +137,13 @@ def _kill(story: Story, what: str) -> None:
     os.kill(story.pids[what], signal.SIGKILL)
 
 
+@then("the queen's log tells of nothing that was left open")
+def _all_closed(story: Story) -> None:
+    log = (story.home.state / "queen.log").read_text()
+    assert "cannot be used" in log
+    assert "Unclosed" not in log and "never retrieved" not in log, log
+
+
 @then("no engine of it is left")
 def _no_engine(story: Story) -> None:
     until(lambda: story.pids["engine"] not in {p.pid for p in story.home.processes()}, "the engine to end", 10)

@@ -189,6 +189,19 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
             assert not (h.paths.state / "queen.run.json").exists()
 
 
+def test_a_queen_who_cannot_be_put_together_says_so_and_nothing_else(tmp_path: Path) -> None:
+    shadow = tmp_path / "shadow" / "opentelemetry"
+    shadow.mkdir(parents=True)
+    (shadow / "__init__.py").write_text("raise ImportError('not installed')\n")
+    with home(tmp_path, replace(CONFIG, traces="http://127.0.0.1:1")) as h:
+        h.env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(shadow.parent), h.env.get("PYTHONPATH")]))
+        queen = h.start()
+        assert queen.wait(20) == 1
+        assert queen.stderr is not None
+        said = queen.stderr.read()
+        assert said.startswith("error: `queen.traces` needs OpenTelemetry") and said.count("\n") == 1, said
+
+
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     token = tmp_path / "token"
     write_secret(token, SECRET)

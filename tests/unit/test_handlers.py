@@ -191,6 +191,58 @@ def test_configuring_the_queen_restarts_nothing(on: Stage) -> None:
     assert (on.home.done, on.machines.queen.reloads, on.here.ran) == (["token", "write"], 1, [])
 
 
+def test_a_queen_that_refuses_new_settings_keeps_the_old_ones_for_her_next_start(on: Stage) -> None:
+    before = on.home.config
+    on.machines.queen.refuses = RbeeError("There is no such file.", code="bad_key_file")
+    with pytest.raises(RbeeError, match="no such file"):
+        on.do(queen.configure, action("queen.configure", "queen", None))
+    assert on.home.config == before
+    on.machines.queen.refuses = Unreachable("Nobody is there.")
+    with pytest.raises(Unreachable):
+        on.do(queen.configure, action("queen.configure", "queen", None))
+    assert on.home.config == on.world.queen_config, "nobody has refused them"
+
+
+def test_a_queen_that_cannot_start_with_new_settings_gets_her_old_ones_back(on: Stage) -> None:
+    before = on.home.config
+    on.world.queen_config = replace(on.world.queen_config, store="postgresql://db/rbee", release="r2")
+    log = "Its log is /s/rbee/queen.log."
+    said = "The queen did not start: The database postgresql://db/rbee cannot be used: refused."
+    on.here.answers = [{"error": said, "code": "start_failed", "mend": log}, {"notes": ["a note"]}]
+    with pytest.raises(RbeeError) as e:
+        on.do(queen.restart, action("queen.restart", "queen", None))
+    assert on.here.services == [["/own/python", "restart", "queen"]] * 2
+    assert before is not None and on.home.config == replace(before, release="r2"), "that is what runs"
+    assert (e.value.code, e.value.mend) == ("start_failed", log)
+    assert "old ones back and runs with them" in e.value.message and e.value.message.endswith(said)
+    assert on.notes == ["a note"]
+
+
+def test_a_queen_that_starts_with_no_settings_at_all_is_told_with_both_reasons(on: Stage) -> None:
+    before = on.home.config
+    on.world.queen_config = replace(on.world.queen_config, listen="127.0.0.1:1")
+    on.here.answers = [
+        {"error": "No right.", "code": "start_failed", "mend": "Its log."},
+        {"error": "The disk is full."},
+    ]
+    with pytest.raises(RbeeError) as e:
+        on.do(queen.restart, action("queen.restart", "queen", None))
+    assert on.home.config == before
+    assert "neither" in e.value.message
+    assert "New: No right." in e.value.message and "Old: The disk is full." in e.value.message
+    assert (e.value.code, e.value.mend) == ("start_failed", "Its log.")
+
+
+@pytest.mark.parametrize("none", [True, False])
+def test_where_there_are_no_other_settings_to_go_back_to_she_is_not_tried_again(on: Stage, none: bool) -> None:
+    on.home.config = None if none else replace(on.world.queen_config, release="r0")
+    on.here.answers = [{"error": "The port is taken.", "code": "start_failed"}]
+    with pytest.raises(RbeeError) as e:
+        on.do(queen.restart, action("queen.restart", "queen", None))
+    assert e.value.message == "The port is taken."
+    assert len(on.here.services) == 1 and on.home.config == on.world.queen_config
+
+
 def test_stopping_the_queen_forgets_her(on: Stage) -> None:
     on.do(queen.stop, action("queen.stop", "queen", None))
     assert on.here.services == [["/own/python", "stop", "queen"]]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -84,21 +85,22 @@ class QueenDaemon(Rooms):
 
         Raises RbeeError: another queen runs, a port is taken, the store is damaged. Then nothing is left behind.
         """
-        self.store = store_of(self.config, self._paths)
-        self._lock = process.hold(self._paths.state / "queen.lock", "A queen")
-        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60))
-        self._splice = Splice(clock=self._clock)
-        self.started_at = now()
-        self._build()
-        try:
+        async with contextlib.AsyncExitStack() as opened:
+            self.store = store_of(self.config, self._paths)
+            self._lock = process.hold(self._paths.state / "queen.lock", "A queen")
+            opened.callback(self._lock.release)
+            self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60))
+            opened.push_async_callback(self._http.close)
+            self._splice = Splice(clock=self._clock)
+            self.started_at = now()
+            self._build()
+            opened.push_async_callback(self.seen.stop)
+            opened.push_async_callback(self.jobs.stop)
             await self.jobs.start()
             await self._server.start()
-        except BaseException:
-            await self.jobs.stop()
-            await self._http.close()
-            self._lock.release()
-            raise
-        self._write_run_file()
+            opened.push_async_callback(self._server.stop, 0.0)
+            self._write_run_file()
+            opened.pop_all()
         self._configure_hives()
         self.together.start()
         self.rates.start()

@@ -33,9 +33,40 @@ def start(world: World, action: Action, tell: Tell) -> None:
 
 
 def restart(world: World, action: Action, tell: Tell) -> None:
+    """Start her anew with other settings. When she cannot run with them she gets her old ones back: what she served
+    before goes on. Raises RbeeError either way, with her own words and where her log is."""
     with world.lock:
+        before = world.home.queen_config()
         _write(world, world.queen_config)
-    _tell(service(world.local, world.python, "restart", "queen"), tell)
+    try:
+        told = service(world.local, world.python, "restart", "queen")
+    except RbeeError as e:
+        old = before and _of_release(before, world.queen_config)
+        if old is None or old == world.queen_config:
+            raise
+        raise _put_back(world, old, e, tell) from None
+    _tell(told, tell)
+
+
+def _of_release(config: QueenConfig, new: QueenConfig) -> QueenConfig:
+    """The release is not a setting but what runs: this one, with old settings too."""
+    local = config.local_hive and replace(config.local_hive, release=new.release)
+    return replace(config, release=new.release, local_hive=local)
+
+
+def _put_back(world: World, old: QueenConfig, why: RbeeError, tell: Tell) -> RbeeError:
+    """Start her with her old settings; the error that tells what became of both."""
+    try:
+        with world.lock:
+            world.home.write_queen_config(old)
+        told = service(world.local, world.python, "restart", "queen")
+    except (RbeeError, OSError) as e:
+        also = e.message if isinstance(e, RbeeError) else f"{e.strerror or e}: {e.filename}"
+        said = "The queen could be started neither with her new settings nor with her old ones again."
+        return RbeeError(f"{said} New: {why.message} Old: {also}", code=why.code, mend=why.mend)
+    _tell(told, tell)
+    said = "The queen could not be started with her new settings. She has her old ones back and runs with them."
+    return RbeeError(f"{said} {why.message}", code=why.code, mend=why.mend)
 
 
 def _tell(told: dict[str, object], tell: Tell) -> None:
@@ -45,10 +76,20 @@ def _tell(told: dict[str, object], tell: Tell) -> None:
 
 
 def configure(world: World, action: Action, tell: Tell) -> None:
-    """What needs no restart: models, aliases, policies, hives."""
+    """What needs no restart: models, aliases, policies, hives. Settings that she refuses are not left for her next
+    start."""
     with world.lock:
+        before = world.home.queen_config()
         _write(world, world.queen_config)
-    _api(world).reload()
+    try:
+        _api(world).reload()
+    except Unreachable:
+        raise  # nobody has refused them
+    except RbeeError:
+        if before is not None:
+            with world.lock:
+                world.home.write_queen_config(before)
+        raise
 
 
 def stop(world: World, action: Action, tell: Tell) -> None:
