@@ -122,7 +122,7 @@ Feature: One file, one command, one address
     And a client that keeps asking "bee-tiny" is answered again
     When the command "plan --detailed-exitcode" is run
     Then the command ends with 2 and says "queen.restart"
-    When "store: 'postgresql://rbee@127.0.0.1:1/rbee', " becomes "" in the file
+    When "queen: {store: 'postgresql://rbee@127.0.0.1:1/rbee', " becomes "queen: {" in the file
     And it is applied again
     Then the command ends with 0 and says "No changes"
 
