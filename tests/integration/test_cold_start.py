@@ -195,6 +195,62 @@ async def test_a_start_that_fails_is_told_and_not_tried_again_at_once(tmp_path: 
         assert "error" not in (await client.get("/v1/models"))["data"][0]["rbee"]
 
 
+async def test_status_tells_of_workers_that_never_ran_and_why_one_could_not_be_started(tmp_path: Path) -> None:
+    hive = SmallHive(memory_mb=1000.0, sizes={"large": 5000.0})
+    plan = (
+        known("a-0", "llama"),
+        known("b-0", "large"),
+        known("c-0", "other", on_demand=False, worker_type="cuda", device=1),
+    )
+    async with fleet(tmp_path, hive, *plan) as client:
+
+        async def states() -> dict[str, Any]:
+            found = (await client.run("Status"))["result"]
+            return {w["worker_id"]: w for w in found["planned"]}
+
+        found = await states()
+        assert {k: (w["state"], w.get("trouble")) for k, w in found.items()} == {
+            "a-0": ("on_demand", None),
+            "b-0": ("on_demand", None),
+            "c-0": ("missing", None),
+        }
+        assert (found["a-0"]["device"], found["c-0"]["device"]) == ("cpu", "cuda:1")
+        assert (found["a-0"]["model"], found["a-0"]["hive_id"], found["a-0"]["engine"]) == ("llama", "h1", "mock")
+
+        assert (await ask(client, "large"))[0] == 503
+        found = await states()
+        assert found["b-0"]["state"] == "failed"
+        trouble = found["b-0"]["trouble"]
+        assert trouble["why"].startswith("Not enough memory for 'large'") and trouble["times"] == 1
+        assert 0 < trouble["retry_seconds"] <= 2.0
+
+        hive.gate.clear()
+        asking = asyncio.create_task(ask(client, "llama"))
+        await eventually(lambda: "a-0" in client.queen.registry.workers)
+        assert set(await states()) == {"b-0", "c-0"}, "it tells of itself now"
+        hive.gate.set()
+        assert (await asking)[0] == 200
+
+
+async def test_status_tells_why_a_worker_that_ran_could_not_be_started_again(tmp_path: Path) -> None:
+    hive = SmallHive()
+    async with fleet(tmp_path, hive, known("a-0", "llama")) as client:
+        assert (await ask(client, "llama"))[0] == 200
+        await hive.idle("a-0")
+        await eventually(lambda: _status(client, "a-0") == "unloaded")
+        hive.sizes["llama"] = 5000.0
+        assert (await ask(client, "llama"))[0] == 503
+        found = (await client.run("Status"))["result"]
+        (worker,) = found["workers"]
+        assert worker["worker"]["status"] == "unloaded" and found.get("planned", []) == []
+        assert "Not enough memory" in worker["trouble"]["why"] and worker["trouble"]["retry_seconds"] > 0
+        hive.sizes.clear()
+        client.queen.starter.configure(queen_config(workers=(known("a-0", "llama", idle_timeout=5.0),)))
+        assert (await ask(client, "llama"))[0] == 200
+        (worker,) = (await client.run("Status"))["result"]["workers"]
+        assert worker["routable"] and worker.get("trouble") is None
+
+
 async def test_another_worker_is_tried_when_the_first_fails(tmp_path: Path) -> None:
     hive = SmallHive(breaks={"a-0": "broken"})
     async with fleet(tmp_path, hive, known("a-0", "llama"), known("a-1", "llama")) as client:

@@ -162,6 +162,12 @@ async def test_no_room_for_one_more_is_no_reason_to_end_others(tmp_path: Path) -
         assert (await ask(client, "other"))[0] == 200
         load = Load(client, 8)
         await eventually(lambda: any(client.queen.starter.tight.why(f"chat-{i}") for i in range(3)))
+
+        async def told() -> bool:
+            planned = (await client.run("Status"))["result"]["planned"]
+            return any(w["state"] == "on_demand" and w.get("trouble") for w in planned)
+
+        await eventually(told)
         await load.end()
         assert load.statuses == {200}
         assert "other-0" not in hive.unloaded

@@ -17,7 +17,7 @@ from rbee.cli.views.events import FORMAT, JsonLines
 from rbee.cli.views.progress import Live
 from rbee.cli.views.status import render, well
 from rbee.contracts.heartbeat import WorkerHeartbeat
-from rbee.contracts.operations.fleet import StatusResponse, WorkerSummary
+from rbee.contracts.operations.fleet import PlannedWorker, StartTrouble, StatusResponse, WorkerSummary
 from rbee.contracts.operations.hives import HiveSummary
 from rbee.core.problems import Problem
 from rbee.fleet.report import Outcome, Report
@@ -233,6 +233,50 @@ def test_reasons_of_what_is_well_by_now_are_not_told() -> None:
     found = state(of_worker(reason="was slow"), hive=replace(BOX, error="was away"))
     assert well(found)
     assert table(found)[-1] == "alias gpt-4o -> tiny, big"
+
+
+def planned(worker_id: str, state: Any, trouble: StartTrouble | None = None) -> PlannedWorker:
+    return PlannedWorker(
+        worker_id=worker_id, model="tiny", hive_id="box", device="cpu", engine="llama-cpp", state=state, trouble=trouble
+    )
+
+
+def test_workers_that_start_on_demand_stand_among_the_others() -> None:
+    found = state(
+        of_worker(),
+        of_worker(worker_id="chat-2"),
+        planned=(planned("chat-1", "on_demand"), planned("chat-3", "starting")),
+    )
+    assert well(found)
+    assert [line.split()[0] for line in table(found)[4:8]] == ["chat-0", "chat-1", "chat-2", "chat-3"]
+    assert table(found)[5] == "chat-1 on demand tiny box cpu llama-cpp - - -"
+    assert table(found)[7] == "chat-3 starting tiny box cpu llama-cpp - - -"
+    assert table(found)[-1] == "alias gpt-4o -> tiny, big"
+
+
+def test_a_worker_that_could_not_be_started_is_told_with_why_and_when_again() -> None:
+    trouble = StartTrouble(why="Not enough \x1b[2Jmemory.", times=3, retry_seconds=7.6)
+    found = state(planned=(planned("chat-1", "failed", trouble),))
+    assert not well(found)
+    assert table(found)[4].startswith("chat-1 failed tiny")
+    assert table(found)[-1] == (
+        "worker chat-1 could not be started (3 tries): Not enough [2Jmemory. Tried again when it is wanted, "
+        "not before 8s from now."
+    )
+    over = replace(trouble, why="Gone", times=1, retry_seconds=0.0)
+    found = state(of_worker(False, "unloaded", status="unloaded"), planned=())
+    assert well(found)
+    found = replace(found, workers=(replace(found.workers[0], trouble=over),))
+    assert not well(found)
+    assert table(found)[-1] == "worker chat-0 could not be started: Gone. Tried again when it is wanted."
+
+
+def test_a_worker_that_should_be_there_is_missed_and_one_replica_more_is_not() -> None:
+    assert not well(state(planned=(planned("chat-1", "missing"),)))
+    full = StartTrouble(why="No free port", retry_seconds=2.0)
+    found = state(planned=(planned("chat-1", "on_demand", full),))
+    assert well(found)
+    assert table(found)[-1].startswith("worker chat-1 no room for one replica more: No free port.")
 
 
 @pytest.mark.parametrize(

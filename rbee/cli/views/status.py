@@ -10,19 +10,24 @@ from rich.table import Table
 from rich.text import Text
 
 from rbee.cli.views.problems import harmless
-from rbee.contracts.operations.fleet import StatusResponse, WorkerSummary
+from rbee.contracts.operations.fleet import PlannedWorker, StatusResponse, WorkerSummary
 
 _COLOUR = {
     **dict.fromkeys(("online", "ready", "busy"), "green"),
     **dict.fromkeys(("starting", "stopping"), "yellow"),
-    "unloaded": "dim",
+    **dict.fromkeys(("unloaded", "on demand"), "dim"),
 }
 
 
 def well(found: StatusResponse) -> bool:
-    """Whether every hive is online and every worker is routable or on its way."""
-    return all(h.status == "online" for h in found.hives) and all(
-        w.routable or w.worker.status in ("starting", "stopping", "unloaded") for w in found.workers
+    """Whether every hive is online and every worker is routable, on its way, or there when it will be wanted."""
+    return (
+        all(h.status == "online" for h in found.hives)
+        and all(
+            w.routable or (w.worker.status in ("starting", "stopping", "unloaded") and w.trouble is None)
+            for w in found.workers
+        )
+        and all(w.state in ("starting", "on_demand") for w in found.planned)
     )
 
 
@@ -35,8 +40,10 @@ def render(found: StatusResponse) -> Iterator[RenderableType]:
         devices = ", ".join(d.id for d in hive.devices)
         hives.add_row(hive.hive_id, _state(hive.status), hive.url, devices, ", ".join(hive.models))
     workers = _table("WORKER", "STATUS", "MODEL", "HIVE", "DEVICE", "ENGINE", "BUSY", "REQUESTS", "TOKENS/S")
-    for summary in found.workers:
-        workers.add_row(*_worker(summary))
+    rows = [((w.worker.model, w.worker.worker_id), _worker(w)) for w in found.workers]
+    rows += [((w.model, w.worker_id), _planned(w)) for w in found.planned]
+    for _, row in sorted(rows, key=lambda r: r[0]):
+        workers.add_row(*row)
     yield hives
     yield workers
     for name, models in sorted(found.aliases.items()):
@@ -49,6 +56,21 @@ def render(found: StatusResponse) -> Iterator[RenderableType]:
         if reason and not summary.routable:
             style = "dim" if summary.worker.status == "unloaded" else "red"
             yield Text(harmless(f"worker {summary.worker.worker_id}: {reason}"), style=style)
+    yield from _troubles(found)
+
+
+def _troubles(found: StatusResponse) -> Iterator[Text]:
+    """Why workers could not be started that were wanted, and when that may be tried again."""
+    known = [(w.worker.worker_id, "failed", w.trouble) for w in found.workers]
+    known += [(w.worker_id, w.state, w.trouble) for w in found.planned]
+    for worker_id, state, trouble in known:
+        if trouble is None:
+            continue
+        what = "no room for one replica more" if state == "on_demand" else "could not be started"
+        tries = f" ({trouble.times} tries)" if trouble.times > 1 else ""
+        when = f", not before {_duration(trouble.retry_seconds + 0.5)} from now" if trouble.retry_seconds else ""
+        said = f"worker {worker_id} {what}{tries}: {trouble.why.rstrip('.')}. Tried again when it is wanted{when}."
+        yield Text(harmless(said), style="dim" if state == "on_demand" else "red")
 
 
 def _worker(summary: WorkerSummary) -> tuple[RenderableType, ...]:
@@ -59,6 +81,10 @@ def _worker(summary: WorkerSummary) -> tuple[RenderableType, ...]:
         w.worker_id, _state(state), w.model, w.hive_id, w.device, w.engine, f"{w.slots_busy}/{w.slots}",
         str(w.requests_handled), speed,
     )  # fmt: skip
+
+
+def _planned(w: PlannedWorker) -> tuple[RenderableType, ...]:
+    return (w.worker_id, _state(w.state.replace("_", " ")), w.model, w.hive_id, w.device, w.engine, "-", "-", "-")
 
 
 def _state(word: str) -> Text:

@@ -4,13 +4,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from rbee.contracts.decisions import DecisionRecord
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.contracts.operations.base import operation
 from rbee.contracts.operations.hives import HiveSummary
 from rbee.core.doc import Doc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartTrouble:
+    """Why the queen could not start a worker when it was wanted."""
+
+    why: str
+    times: Annotated[int, Doc("Tries in a row that failed.")] = 1
+    retry_seconds: Annotated[float, Doc("Nobody tries again before; 0: as soon as it is wanted.")] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +30,21 @@ class WorkerSummary:
     routable: bool
     age_seconds: float
     reason: str | None = None
+    trouble: Annotated[StartTrouble | None, Doc("Of one that does not run: why not, when it was last wanted.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedWorker:
+    """A worker of rbee.yaml that is not there. `on_demand`: as it shall be, the queen starts it when it is wanted;
+    `missing`: it should always be there; `starting`: it is being started; `failed`: that did not work."""
+
+    worker_id: str
+    model: str
+    hive_id: str
+    device: str
+    engine: str
+    state: Literal["on_demand", "missing", "starting", "failed"]
+    trouble: Annotated[StartTrouble | None, Doc("Of an on-demand one: there was no room for one replica more.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +57,7 @@ class StatusResponse:
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     requests_total: int = 0
     requests_active: int = 0
+    planned: Annotated[tuple[PlannedWorker, ...], Doc("Workers of rbee.yaml beyond those in `workers`.")] = ()
 
 
 @operation(family="", command="status", response=StatusResponse, served_by=("queen",))

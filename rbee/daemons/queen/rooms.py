@@ -130,6 +130,7 @@ class Rooms(ABC):
             hives=self.hives,
             catalog=self.catalog,
             metrics=self.metrics,
+            starter=self.starter,
             clock=self._clock,
         )
         self._forwarder = forwarder = Forwarder(self.hives, self._http, self._token)

@@ -40,6 +40,9 @@ class Troubles:
         found = self._of.get(worker_id)
         return found is not None and now < found.until
 
+    def of(self, worker_id: str) -> Trouble | None:
+        return self._of.get(worker_id)
+
     def why(self, worker_id: str) -> str | None:
         found = self._of.get(worker_id)
         return None if found is None else found.why

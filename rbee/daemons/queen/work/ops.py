@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import rbee
+from rbee.contracts.configs import KnownWorker
 from rbee.contracts.operations import OPERATIONS
 from rbee.contracts.operations.fleet import (
+    PlannedWorker,
     QueenCheck,
     QueenCheckResponse,
+    StartTrouble,
     Status,
     StatusResponse,
     WorkerSummary,
@@ -23,6 +27,9 @@ from rbee.daemons.jobs import Handler, JobContext, Resume
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.hives import Hives
 from rbee.daemons.queen.known.registry import Registry, Worker
+from rbee.daemons.queen.scaling.candidates import device_id
+from rbee.daemons.queen.scaling.starter import Starter
+from rbee.daemons.queen.scaling.troubles import Trouble
 from rbee.daemons.queen.seen.metrics import Metrics
 from rbee.daemons.queen.work.forward import Forwarder
 from rbee.daemons.queen.work.infer import InferHandler
@@ -42,9 +49,11 @@ class FleetOps:
         hives: Hives,
         catalog: Catalog,
         metrics: Metrics,
+        starter: Starter,
         clock: Callable[[], float],
     ) -> None:
         self._fleet = fleet
+        self._starter = starter
         self._registry = registry
         self._hives = hives
         self._catalog = catalog
@@ -71,16 +80,45 @@ class FleetOps:
             aliases=self._catalog.aliases,
             requests_total=self._metrics.total,
             requests_active=self._metrics.active,
+            planned=tuple(self._planned(w) for w in self._starter.planned if w.worker_id not in self._registry.workers),
         )
 
     def _worker(self, worker: Worker) -> WorkerSummary:
         reason = self._registry.why_not(worker)
+        over = reason is None or self._starter.starting(worker.worker_id)
         return WorkerSummary(
             worker=worker.beat,
             routable=reason is None,
             age_seconds=round(self._registry.age(worker), 3),
             reason=reason,
+            trouble=None if over else self._trouble(self._starter.troubles.of(worker.worker_id)),
         )
+
+    def _planned(self, known: KnownWorker) -> PlannedWorker:
+        starter, worker_id = self._starter, known.worker_id
+        state: Literal["on_demand", "missing", "starting", "failed"] = "on_demand" if known.on_demand else "missing"
+        trouble = starter.troubles.of(worker_id)
+        if starter.starting(worker_id):
+            state, trouble = "starting", None
+        elif trouble is not None:
+            state = "failed"
+        elif starter.tight.holds_back(worker_id, self._clock()):
+            trouble = starter.tight.of(worker_id)
+        return PlannedWorker(
+            worker_id=worker_id,
+            model=known.model,
+            hive_id=known.hive_id,
+            device=device_id(known.worker_type, known.device),
+            engine=known.engine,
+            state=state,
+            trouble=self._trouble(trouble),
+        )
+
+    def _trouble(self, found: Trouble | None) -> StartTrouble | None:
+        if found is None:
+            return None
+        left = max(0.0, found.until - self._clock())
+        return StartTrouble(why=found.why, times=found.times, retry_seconds=round(left, 1))
 
     def _sorted(self) -> list[Worker]:
         return sorted(self._registry.workers.values(), key=lambda w: (w.beat.model, w.worker_id))
