@@ -109,8 +109,14 @@ def _parameters(options: Any) -> list[click.Parameter]:
     return list(reversed(getattr(marked, "__click_params__", [])))
 
 
-def perform(kind: OperationType, runner: Runner, request: Any, output: str) -> Any:
-    """Runs it, tells its events as they come, then its answer."""
+def perform(
+    kind: OperationType,
+    runner: Runner,
+    request: Any,
+    output: str,
+    render: Callable[[Any, datetime], Iterator[str]] = records.render,
+) -> Any:
+    """Runs it, tells its events as they come, then its answer, for people in the lines that `render` makes of it."""
     with Narration(kind, as_json=output == "json") as told:
         try:
             answer = runner.run(request, told.show)
@@ -121,7 +127,7 @@ def perform(kind: OperationType, runner: Runner, request: Any, output: str) -> A
         click.echo(codec.encode(answer).decode())
     elif kind.name != "WorkerLogs":  # its lines were all there is to show
         now = datetime.now(timezone.utc)
-        for line in records.render(answer, now):
+        for line in render(answer, now):
             click.echo(line)
     return answer
 

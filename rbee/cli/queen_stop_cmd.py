@@ -15,6 +15,7 @@ from rbee.adapters.process import Identity
 from rbee.cli import common
 from rbee.cli.operation_cmds import perform, signals
 from rbee.cli.queen_link import connect, queen_option, token_option
+from rbee.cli.views import ends
 from rbee.contracts import defaults
 from rbee.contracts.operations import OPERATIONS
 from rbee.contracts.operations.fleet import QueenStop, QueenStopResponse
@@ -41,7 +42,7 @@ def stop(cascade: bool, token_file: Path | None, queen_url: str | None, output: 
         answer: QueenStopResponse | None = None
         with signals():
             answer = perform(
-                OPERATIONS["QueenStop"], connect(queen_url, token_file), QueenStop(cascade=cascade), output
+                OPERATIONS["QueenStop"], connect(queen_url, token_file), QueenStop(cascade=cascade), output, ends.render
             )
     except Unreachable:
         if before is None or (cascade and process.alive(before)):

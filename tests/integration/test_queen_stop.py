@@ -107,7 +107,9 @@ def test_workers_and_the_queen_are_stopped_on_demand(fleet: Fleet) -> None:
     assert fleet.workers() == {}
     assert names(fleet.hives["h1"].home.processes()) == {"hive"}
     found = job(fleet.url, QueenStop())
-    assert found["result"] == {"hives_stopped": [], "workers_stopped": 0, "failed": []}
+    assert found["result"] == {
+        "hives_stopped": [], "workers_stopped": 0, "failed": [], "hives_left": ["h1"], "workers_left": []
+    }  # fmt: skip
     assert fleet.queen.ends() == 0
     assert names(fleet.hives["h1"].home.processes()) == {"hive"}
 
@@ -215,6 +217,20 @@ def test_with_cascade_nothing_of_the_fleet_is_left(machines: Machines) -> None:
     assert (again.returncode, "does not run" in again.stdout) == (0, True)
     again = machines.run("rbee.cli", "queen", "stop", "--cascade")
     assert again.returncode == 1 and "rbee apply" in again.stderr
+
+
+def test_stopped_alone_she_says_what_goes_on_without_her(machines: Machines) -> None:
+    machines.start()
+    assert job(machines.url, HiveStart(hive_id="there"))["state"] == "completed"
+    for hive in ("local", "there"):
+        spawned(machines, hive)
+    done = machines.run("rbee.cli", "queen", "stop")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "Stopped: hive local."
+    assert said[1].startswith("Still running: hive there; 2 workers: w-local, w-there.") and "--cascade" in said[1]
+    assert said[2] == "The queen is stopped. `rbee apply` starts her again." and len(said) == 3
+    assert names(machines.all) == {"hive", "worker", "tests.support.mock_engine"}
 
 
 def test_what_cannot_be_stopped_is_told_and_stops_nothing_else(machines: Machines) -> None:

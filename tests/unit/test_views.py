@@ -7,17 +7,25 @@ import io
 import json
 import threading
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 import rbee
+from rbee.cli.views import ends
 from rbee.cli.views.events import FORMAT, JsonLines
 from rbee.cli.views.progress import Live
 from rbee.cli.views.status import render, well
 from rbee.contracts.heartbeat import WorkerHeartbeat
-from rbee.contracts.operations.fleet import PlannedWorker, StartTrouble, StatusResponse, WorkerSummary
+from rbee.contracts.operations.fleet import (
+    PlannedWorker,
+    QueenStopResponse,
+    StartTrouble,
+    StatusResponse,
+    WorkerSummary,
+)
 from rbee.contracts.operations.hives import HiveSummary
 from rbee.core.problems import Problem
 from rbee.fleet.report import Outcome, Report
@@ -285,3 +293,30 @@ def test_a_worker_that_should_be_there_is_missed_and_one_replica_more_is_not() -
 )
 def test_how_long_it_is_up(seconds: float, words: str) -> None:
     assert f"up {words}," in table(state(uptime_seconds=seconds))[0]
+
+
+# ------------------------------------------------------------ the end of a queen
+
+
+def stopped(**said: Any) -> list[str]:
+    answer = QueenStopResponse(**{"hives_stopped": (), "workers_stopped": 0, **said})
+    return list(ends.render(answer, datetime.now(timezone.utc)))
+
+
+def test_a_queen_who_leaves_nobody_says_nothing_of_others() -> None:
+    assert stopped() == []
+
+
+def test_what_goes_on_without_her_is_named_and_many_are_counted() -> None:
+    (told,) = stopped(hives_left=("box",), workers_left=tuple(f"w{i:02}" for i in range(15)))
+    assert told.startswith("Still running: hive box; 15 workers: w00, w01,")
+    assert "w11 and 3 more." in told
+    first, second = stopped(hives_stopped=("here",), workers_left=("chat-0",))
+    assert first == "Stopped: hive here." and second.startswith("Still running: worker chat-0.")
+
+
+def test_what_a_cascade_stopped_and_what_it_could_not() -> None:
+    assert stopped(hives_stopped=("a", "b"), workers_stopped=1, failed=("c: its daemon: \x1b[2Jgone",)) == [
+        "Stopped: 2 hives: a, b; 1 worker.",
+        "Not stopped: c: its daemon:  [2Jgone",
+    ]

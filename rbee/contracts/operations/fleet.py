@@ -79,12 +79,15 @@ class QueenCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueenStopResponse:
-    """What was stopped before her; she ends once this is told."""
+    """What was stopped before her, or goes on without her; she ends once this is told. The hive of her own machine
+    ends with her."""
 
     hives_stopped: tuple[str, ...]
     workers_stopped: int
     #: `hive: why` of what could not be stopped.
     failed: tuple[str, ...] = ()
+    hives_left: Annotated[tuple[str, ...], Doc("Those that answered last; without `cascade` only.")] = ()
+    workers_left: Annotated[tuple[str, ...], Doc("Those that run; without `cascade` only.")] = ()
 
 
 @operation(family="queen", command="stop", response=QueenStopResponse, served_by=("queen",))

@@ -203,6 +203,7 @@ class Rooms(ABC):
         )
         lifecycle = HiveLifecycle(self.hives, stopper, home)
         stop = StopOps(
+            self.registry,
             self.hives,
             stopper,
             lifecycle,

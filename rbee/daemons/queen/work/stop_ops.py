@@ -14,6 +14,8 @@ from rbee.contracts.operations.fleet import QueenStop, QueenStopResponse
 from rbee.core.errors import RbeeError
 from rbee.daemons.jobs import Handler, JobContext
 from rbee.daemons.queen.known.hives import Hive, Hives
+from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.scaling.candidates import runs
 from rbee.daemons.queen.work.hive_lifecycle import HiveLifecycle
 from rbee.daemons.queen.work.worker_stop import Stopped, WorkerStopper
 
@@ -28,6 +30,7 @@ class StopOps:
 
     def __init__(
         self,
+        registry: Registry,
         hives: Hives,
         stopper: WorkerStopper,
         lifecycle: HiveLifecycle,
@@ -36,6 +39,7 @@ class StopOps:
         drained: Callable[[], Awaitable[int]],
         end: Callable[[], None],
     ) -> None:
+        self._registry = registry
         self._hives = hives
         self._stopper = stopper
         self._lifecycle = lifecycle
@@ -56,11 +60,24 @@ class StopOps:
         left = await self._drained()
         if left:
             ctx.narrate("queen_stop_cut", f"{left} requests did not end in time.", "warning", requests=left)
-        hives, workers, failed = await self._cascade(ctx) if request.cascade else ((), 0, ())
-        ctx.narrate("queen_stop_complete", "The queen ends now.", hives=len(hives), workers=workers)
-        return QueenStopResponse(hives_stopped=hives, workers_stopped=workers, failed=failed)
+        done = await self._cascade(ctx) if request.cascade else self._alone()
+        count = len(done.hives_stopped)
+        ctx.narrate("queen_stop_complete", "The queen ends now.", hives=count, workers=done.workers_stopped)
+        return done
 
-    async def _cascade(self, ctx: JobContext) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
+    def _alone(self) -> QueenStopResponse:
+        """What goes on without her."""
+        hives, local = self._hives, self._hives.local
+        online = (name for name, hive in hives.by_id.items() if name != local and hives.status(hive) == "online")
+        live = (i for i, w in self._registry.workers.items() if runs(w, hives.by_id.get(w.beat.hive_id)))
+        return QueenStopResponse(
+            hives_stopped=() if local is None else (local,),
+            workers_stopped=0,
+            hives_left=tuple(sorted(online)),
+            workers_left=tuple(sorted(live)),
+        )
+
+    async def _cascade(self, ctx: JobContext) -> QueenStopResponse:
         """All workers of all hives, then the hives, each step for all of them at once."""
         hives = sorted(self._hives.by_id.values(), key=lambda h: h.known.hive_id)
         told = await asyncio.gather(*(self._workers(ctx, h) for h in hives))
@@ -68,7 +85,7 @@ class StopOps:
         ends = await asyncio.gather(*(self._daemon(ctx, h) for h in hives))
         stopped = tuple(h.known.hive_id for h, why in zip(hives, ends, strict=True) if why is None)
         failed += [why for why in ends if why is not None]
-        return stopped, sum(n for n, _ in told), tuple(failed)
+        return QueenStopResponse(hives_stopped=stopped, workers_stopped=sum(n for n, _ in told), failed=tuple(failed))
 
     async def _workers(self, ctx: JobContext, hive: Hive) -> tuple[int, tuple[str, ...]]:
         name = hive.known.hive_id
