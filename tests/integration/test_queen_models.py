@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rbee.adapters.secrets import Token
-from rbee.contracts.configs import KnownModel, KnownWorker
+from rbee.contracts.configs import KnownHive, KnownModel, KnownWorker
+from rbee.core.records import ModelRecord
 from rbee.core.spec import WorkerOptions
 from rbee.core.spec_queen import KeySpec
-from tests.support.queen import MODEL, Client, beat, queen_config, queen_in, workers
+from tests.support.queen import MODEL, Client, FakeHive, beat, eventually, queen_config, queen_in, workers
 
 CHAT = ("/v1/chat/completions", "/v1/completions", "/v1/a-path-of-tomorrow")
 
@@ -78,6 +81,49 @@ async def test_a_worker_that_comes_or_goes_is_seen_at_once(tmp_path: Path) -> No
         assert (await about(c, MODEL))["state"] == "ready"
         await c.heartbeat(beat("w1", engine.port, status="stopping"))
         assert (await about(c, MODEL))["state"] == "no_worker"
+
+
+async def created(client: Client, name: str) -> int:
+    await about(client, name)
+    return int((await client.get(f"/v1/models/{name}"))["created"])
+
+
+async def test_a_model_is_known_since_its_file_came(tmp_path: Path) -> None:
+    old, new = (
+        ModelRecord(
+            id=MODEL, name=MODEL, path="/m", size_bytes=1, status="available", added_at=f"2026-0{n}-01T00:00:00Z"
+        )
+        for n in (1, 2)
+    )
+    one, two = FakeHive(hive_id="h1", models=[new]), FakeHive(hive_id="h2", models=[old])
+    async with one.run(tmp_path), two.run(tmp_path):
+        config = queen_config(hives=(one.known, two.known), models=(KnownModel(name=MODEL), KnownModel(name="no-file")))
+        before = int(time.time())
+        told = [config]
+        async with queen_in(tmp_path, config, reread=lambda: told[-1]) as c:
+            await eventually(lambda: all(h.capabilities for h in c.queen.hives.by_id.values()))
+            assert await created(c, MODEL) == 1767225600
+            assert await created(c, "gpt") == 1767225600
+            since = await created(c, "no-file")
+            assert before <= since <= time.time(), "since the queen was told of it"
+            async with workers(c, "w1", started_at="2025-01-01T00:00:00Z"):
+                assert await created(c, MODEL) == 1767225600, "whoever runs it"
+            told.append(replace(config, hives=(one.known,)))
+            c.queen.reload()
+            assert await created(c, MODEL) == 1769904000
+            assert await created(c, "no-file") == since
+
+
+async def test_a_model_without_a_file_is_known_since_its_first_worker(tmp_path: Path) -> None:
+    silent = KnownHive(hive_id="h1", url="http://127.0.0.1:1")
+    async with queen_in(tmp_path, queen_config(hives=(silent,))) as c:
+        await c.heartbeat(beat("w1", 9001, model="mine", started_at="2026-01-01T00:00:00.000Z"))
+        assert await created(c, "mine") == 1767225600
+        await c.heartbeat(beat("w1", 9001, model="mine", started_at="2026-03-01T00:00:00.000Z"))
+        await c.heartbeat(beat("w2", 9002, model="mine", started_at=""))
+        assert await created(c, "mine") == 1767225600, "the same at each call"
+        await c.heartbeat(beat("w3", 9003, model="odd", started_at="long ago"))
+        assert await created(c, "odd") == 0
 
 
 async def test_the_list_is_for_whoever_may_ask_the_models(tmp_path: Path) -> None:

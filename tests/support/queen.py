@@ -20,7 +20,7 @@ from rbee.contracts import codec
 from rbee.contracts.capabilities import Capabilities
 from rbee.contracts.configs import KnownHive, KnownModel, QueenConfig
 from rbee.contracts.heartbeat import WorkerHeartbeat
-from rbee.core.records import SystemInfo, WorkerRecord
+from rbee.core.records import ModelRecord, SystemInfo, WorkerRecord
 from rbee.daemons.access import Listener
 from rbee.daemons.app import Route, Server, build
 from rbee.daemons.job_routes import JobRoutes
@@ -136,6 +136,7 @@ class FakeHive:
     hive_id: str = "h1"
     token: Token | None = None
     records: list[WorkerRecord] = field(default_factory=list)
+    models: list[ModelRecord] = field(default_factory=list)
     handlers: dict[str, Handler] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     port: int = 0
@@ -184,6 +185,7 @@ class FakeHive:
                 started_at="2026-01-01T00:00:00Z",
                 url=self.known.url,
                 system=system,
+                models=tuple(self.models),
                 workers=tuple(self.records),
             )
         )

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from rbee.core.moments import rfc3339
+from rbee.core.moments import epoch, rfc3339
 
 EAST = timezone(timedelta(hours=2))
 
@@ -28,3 +28,19 @@ def test_a_moment_is_utc_to_the_millisecond(moment: datetime, text: str) -> None
 def test_a_moment_before_the_calendar_is_none() -> None:
     with pytest.raises(OverflowError):
         rfc3339(datetime(1, 1, 1, tzinfo=EAST))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:01.500Z", 1.5),
+        ("2026-01-31T08:00:00Z", 1769846400.0),
+        ("2026-01-31T10:00:00+02:00", 1769846400.0),
+        ("2026-01-31T08:00:00", 1769846400.0),
+        ("", None),
+        ("yesterday", None),
+        ("0001-01-01T00:00:00+23:00", -62135679600.0),
+    ],
+)
+def test_a_moment_is_read_back(text: str, seconds: float | None) -> None:
+    assert epoch(text) == seconds

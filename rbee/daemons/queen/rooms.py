@@ -39,6 +39,7 @@ from rbee.daemons.queen.known.probe import Prober
 from rbee.daemons.queen.known.quarantine import Quarantine
 from rbee.daemons.queen.known.registry import Registry
 from rbee.daemons.queen.known.sharing import KnownTogether
+from rbee.daemons.queen.known.since import Since
 from rbee.daemons.queen.routing.ops import ExplainOps
 from rbee.daemons.queen.routing.router import Router
 from rbee.daemons.queen.scaling.scaler import Pace, Scaler
@@ -162,6 +163,7 @@ class Rooms(ABC):
             catalog=self.catalog,
             starter=self.starter,
             clients=self.clients,
+            since=Since(self.registry, self.hives, self.config),
             config=self.config,
             clock=self._clock,
         )

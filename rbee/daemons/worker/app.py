@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 from aiohttp import web
@@ -24,6 +25,7 @@ from rbee.contracts import codec
 from rbee.contracts.configs import WorkerConfig
 from rbee.core import memory
 from rbee.core.errors import RbeeError
+from rbee.core.moments import epoch
 from rbee.core.providers import fill_command
 from rbee.daemons import access, app
 from rbee.daemons.logs import configure
@@ -184,7 +186,8 @@ class WorkerDaemon:
         return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def models(self, request: web.Request) -> web.StreamResponse:
-        model = {"id": self.config.model, "object": "model", "created": 0, "owned_by": "rbee"}
+        created = int(epoch(self.state.started_at) or 0)
+        model: dict[str, Any] = {"id": self.config.model, "object": "model", "created": created, "owned_by": "rbee"}
         model["context_length"] = self.state.context_length
         return json_response({"object": "list", "data": [model]})
 

@@ -14,6 +14,7 @@ from rbee.daemons.middleware import json_response, listener_token
 from rbee.daemons.queen.admission.clients import Clients
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.registry import Registry
+from rbee.daemons.queen.known.since import Since
 from rbee.daemons.queen.known.worker import Worker
 from rbee.daemons.queen.scaling.starter import Starter
 
@@ -42,6 +43,7 @@ class Models:
         catalog: Catalog,
         starter: Starter,
         clients: Clients,
+        since: Since,
         config: QueenConfig,
         clock: Callable[[], float],
     ) -> None:
@@ -49,6 +51,7 @@ class Models:
         self._catalog = catalog
         self._starter = starter
         self._clients = clients
+        self._since = since
         self._clock = clock
         self.configure(config)
 
@@ -57,6 +60,7 @@ class Models:
         for worker in config.workers:
             self._planned.setdefault(worker.model, []).append(worker)
         self._made, self._until = b"", 0.0
+        self._since.configure(config)
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         self._clients.identify(request.headers, listener_token(request))
@@ -64,12 +68,14 @@ class Models:
 
     async def one(self, request: web.Request) -> web.StreamResponse:
         self._clients.identify(request.headers, listener_token(request))
+        self._since.look()
         return json_response(self.entry(request.match_info["name"]))
 
     def listed(self) -> bytes:
         """The whole list, as JSON."""
         now = self._clock()
         if now >= self._until:
+            self._since.look()
             self._made = codec.encode({"object": "list", "data": [self.entry(n) for n in self._catalog.names()]})
             made = self._clock()
             self._until = made + (made - now) * _AGAIN
@@ -84,7 +90,9 @@ class Models:
         models = self._catalog.resolve(name)
         abouts = [self._about(model) for model in models]
         about = min(abouts, key=lambda a: _RANK[a["state"]])
-        found: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "rbee"}
+        # An alias is as old as its first choice, whichever of them answers now.
+        created = self._since.of(models[0])
+        found: dict[str, Any] = {"id": name, "object": "model", "created": created, "owned_by": "rbee"}
         if (length := about["context_length"]) is not None:
             found["context_length"] = found["max_model_len"] = length
         if models != (name,):

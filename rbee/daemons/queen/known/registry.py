@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, KeysView, Mapping
 from typing import Literal
 
 from rbee.adapters.splice import Upstream
@@ -196,7 +196,7 @@ class Registry:
         return [w for m in models for w in self._by_model.get(m, {}).values()]
 
     @property
-    def models(self) -> Iterable[str]:
+    def models(self) -> KeysView[str]:
         """Models that at least one known worker has, whatever its state."""
         return self._by_model.keys()
 
