@@ -3,11 +3,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import uuid
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from rbee.core.errors import InvalidRequest
 
 JobState = Literal["queued", "running", "completed", "failed", "cancelled"]
 ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+#: Header of `POST /v1/jobs`: the caller's own name for what is asked. Asked again under it, it is the same job, as long
+#: as that is kept.
+KEY_HEADER: Final = "Idempotency-Key"
+KEY_PATTERN: Final = "^[!-~]{1,255}$"
+
+
+def job_of(key: str) -> str:
+    """The id of the job that is made under this key: whoever gave the key knows it before anybody has answered.
+
+    Raises InvalidRequest for what is no key.
+    """
+    if re.fullmatch(KEY_PATTERN[1:-1], key) is None:
+        raise InvalidRequest(f"`{KEY_HEADER}` must be 1 to 255 visible characters of ASCII.")
+    # It has the form of the others, so that nobody needs to tell them apart.
+    return f"job-{uuid.UUID(bytes=hashlib.sha256(key.encode()).digest()[:16], version=4)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

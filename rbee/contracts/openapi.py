@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from rbee.contracts.capabilities import Capabilities
 from rbee.contracts.heartbeat import HiveHeartbeat, WorkerHeartbeat
-from rbee.contracts.jobs import Job, JobAccepted, JobPage
+from rbee.contracts.jobs import KEY_HEADER, KEY_PATTERN, Job, JobAccepted, JobPage
 from rbee.contracts.operations import OPERATIONS, Daemon
 from rbee.contracts.schema import Schemas
 from rbee.contracts.schemas import SCHEMAS
@@ -50,6 +50,10 @@ _RESUME: Final = {
     "name": "Last-Event-ID", "in": "header", "description": "Go on behind this event.",
     "schema": {"type": "string", "examples": ["7"]},
 }  # fmt: skip
+_KEY: Final = {
+    "name": KEY_HEADER, "in": "header", "description": "Asked again under the same key, it is the same job.",
+    "schema": {"type": "string", "pattern": KEY_PATTERN, "examples": ["nightly-2026-01-31"]},
+}  # fmt: skip
 _QUEEN_URL: Final = _query(
     "queen_url", "Where to send heartbeats from now on.", type="string",
     pattern="^http://[A-Za-z0-9][A-Za-z0-9.-]*:[1-9][0-9]{0,3}/?$",
@@ -60,7 +64,9 @@ _FOLLOW: Final = _query("follow", "`false`: what is there by now, and no more.",
 _TEXT, _STREAM = "text/plain", "text/event-stream"
 #: By method and path, of both daemons.
 ENDPOINTS: Final[Mapping[tuple[str, str], Endpoint]] = {
-    ("POST", "/v1/jobs"): Endpoint("Start an operation as a job.", JobAccepted, status=202, errors=(501, 503)),
+    ("POST", "/v1/jobs"): Endpoint(
+        "Start an operation as a job.", JobAccepted, status=202, errors=(409, 501, 503), parameters=(_KEY,)
+    ),
     ("GET", "/v1/jobs"): Endpoint("Jobs, newest first.", JobPage, parameters=_LIST),
     ("GET", "/v1/jobs/{job_id}"): Endpoint("One job, with its result or error.", Job, errors=(404,)),
     ("DELETE", "/v1/jobs/{job_id}"): Endpoint("Cancel a job; 409 when it has ended.", Job, errors=(404, 409)),

@@ -13,7 +13,7 @@ from typing import Any
 from rbee.adapters.system import now
 from rbee.contracts import codec
 from rbee.contracts.jobs import ChildJob, Job
-from rbee.core.errors import NotFound, RbeeError
+from rbee.core.errors import Conflict, NotFound, RbeeError
 from rbee.core.redact import Redactor
 from rbee.daemons.job_ends import failure, interrupted, tail
 from rbee.daemons.job_store import Store
@@ -122,6 +122,21 @@ class JobsHere:
     def held(self, job_id: str) -> Live | None:
         """A job that is told from memory."""
         return self._live.get(job_id) or self._fading.get(job_id)
+
+    async def again(self, job_id: str, operation: str, asked: Mapping[str, Any]) -> Job | None:
+        """The job that the same key made before, once it is written down; None when there is none yet: then nothing
+        else has run since that was found out. Raises Conflict when something else was asked under that key."""
+        job = None
+        if self.held(job_id) is None:
+            job = await self._store.get(job_id, result=False)
+        live = self.held(job_id)  # it may have been made meanwhile
+        if live is not None:
+            if live.written is not None:
+                await asyncio.shield(live.written)
+            job = live.job
+        if job is not None and (job.operation != operation or codec.encode(job.request) != codec.encode(asked)):
+            raise Conflict("Something else was asked under this key before.", code="key_used", mend="Use another key.")
+        return job
 
     async def get(self, job_id: str) -> Job:
         """Raises NotFound."""

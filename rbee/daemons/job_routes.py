@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from rbee.contracts.jobs import ENDED, JobAccepted
+from rbee.contracts.jobs import ENDED, KEY_HEADER, JobAccepted
 from rbee.contracts.operations import OPERATIONS, parse_operation
 from rbee.core.errors import InvalidRequest
 from rbee.core.moments import rfc3339
@@ -42,7 +42,7 @@ class JobRoutes:
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         optype, asked = parse_operation(await request.read())
-        job = await self._runner.submit(optype, asked)
+        job = await self._runner.submit(optype, asked, key=request.headers.get(KEY_HEADER))
         accepted = JobAccepted(job_id=job.job_id, sse_url=f"/v1/jobs/{job.job_id}/stream")
         return json_response(accepted, 202, {"Location": f"/v1/jobs/{job.job_id}"})
 

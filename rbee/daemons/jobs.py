@@ -13,7 +13,7 @@ from typing import Any
 
 from rbee.adapters.system import now
 from rbee.contracts import codec, defaults
-from rbee.contracts.jobs import ENDED, Job
+from rbee.contracts.jobs import ENDED, ChildJob, Job, job_of
 from rbee.contracts.operations import OPERATIONS, OperationType
 from rbee.core.errors import Conflict, RbeeError, Unavailable
 from rbee.daemons import sse
@@ -110,9 +110,12 @@ class JobRunner(JobsHere):
         """Of each lane that was ever used: jobs that run, jobs that wait."""
         return self._lanes.counts()
 
-    async def submit(self, optype: OperationType, request: Any) -> Job:
+    async def submit(self, optype: OperationType, request: Any, *, key: str | None = None) -> Job:
         """Starts the operation as a job, or lets it wait for its turn, and answers once it is written down: a job
-        that was accepted is never lost, whatever happens to the process. Raises RbeeError `not_served`, Unavailable.
+        that was accepted is never lost, whatever happens to the process. What was asked under the same `key` before
+        is not begun again: it is that job (`contracts.jobs.job_of`), as long as it is kept.
+
+        Raises RbeeError `not_served`, Unavailable; Conflict and InvalidRequest for a key.
         """
         handler = self._handlers.get(optype.name)
         if handler is None:
@@ -121,13 +124,24 @@ class JobRunner(JobsHere):
             raise Unavailable("The daemon is stopping.", code="stopping")
         if self._store.trouble is not None:
             raise Unavailable(f"Jobs cannot be written down: {self._store.trouble}.", code="store_away", retry_after=2)
-        job_id = f"job-{uuid.uuid4()}"
-        place = self._lanes.enter(optype.lane, job_id)
+        asked = self._redactor.value(codec.plain(request))
+        if key is None:
+            return await self._make(optype, handler, request, asked, f"job-{uuid.uuid4()}")
+        job_id = job_of(key)
+        # One queen at a time looks for it and makes it.
+        if not await self._store.lease(f"job:{job_id}", defaults.JOB_WRITTEN_WITHIN * 2):
+            raise Unavailable("Another queen is making this job.", code="being_made")
         try:
-            asked = self._redactor.value(codec.plain(request))
-        except BaseException:
-            self._next(optype.lane, job_id)
-            raise
+            before = await self.again(job_id, optype.name, asked)
+            if before is None and self._stopping:
+                raise Unavailable("The daemon is stopping.", code="stopping")
+            return before or await self._make(optype, handler, request, asked, job_id)
+        finally:
+            with contextlib.suppress(RbeeError):  # then it runs out
+                await self._store.release(f"job:{job_id}")
+
+    async def _make(self, optype: OperationType, handler: Handler, request: Any, asked: Any, job_id: str) -> Job:
+        place = self._lanes.enter(optype.lane, job_id)
         job = Job(job_id=job_id, operation=optype.name, state="queued", created_at=now(), request=asked)
         live = Live(job, optype.lane, handler, request)
         self._live[job_id] = live
@@ -243,6 +257,9 @@ class JobRunner(JobsHere):
 
     async def take_up(self, job: Job) -> None:
         resume, kind = self._resumes.get(job.operation), OPERATIONS.get(job.operation)
+        if job.child is None and resume is not None:  # it may have been asked for all the same
+            hive_id = job.request.get("hive_id")
+            job = dataclasses.replace(job, child=ChildJob(hive_id=str(hive_id or ""), job_id=job_of(job.job_id)))
         if job.child is None or resume is None or kind is None or self._stopping:
             error = interrupted("The daemon ended while the job ran.", job.child)
             self._store.put(dataclasses.replace(job, state="failed", ended_at=error.timestamp, error=error))

@@ -22,8 +22,8 @@ class Ties:
     #: Whether the job is cancelled only because its daemon ends, or is another daemon's by now: what goes on elsewhere
     #: may go on.
     leaving: bool = False
-    #: Is told which job of a hive does this one.
-    on_child: Callable[[ChildJob], None] = lambda child: None
+    #: Is told which job of a hive does this one, before the hive is asked to; None when it has refused.
+    on_child: Callable[[ChildJob | None], None] = lambda child: None
 
 
 class JobContext:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from rbee.adapters.store import SqliteJobStore
-from rbee.contracts.jobs import ChildJob, Job
+from rbee.contracts.jobs import ChildJob, Job, job_of
 from rbee.contracts.operations.fleet import QueenCheckResponse
 from rbee.core.errors import NotFound
 from rbee.daemons import sse
@@ -50,6 +50,10 @@ class Bench:
             assert answer.content_type == "text/event-stream"
             return await answer.text()
 
+    async def all(self) -> list[Any]:
+        async with self.http.get(f"{self.url}/v1/jobs") as answer:
+            return list((await answer.json())["jobs"])
+
     async def job(self, job_id: str) -> dict[str, Any]:
         async with self.http.get(f"{self.url}/v1/jobs/{job_id}") as answer:
             assert answer.status == 200
@@ -63,11 +67,11 @@ async def bench(
     handler: Handler,
     lanes: Lanes | None = None,
     resumes: Mapping[str, Resume] | None = None,
+    names: Sequence[str] = ("QueenCheck",),
     **store: int,
 ) -> AsyncIterator[Bench]:
-    runner = JobRunner(
-        SqliteJobStore(path, **store), {"QueenCheck": handler}, "test", secrets=[SECRET], lanes=lanes, resumes=resumes
-    )
+    handlers = dict.fromkeys(names, handler)
+    runner = JobRunner(SqliteJobStore(path, **store), handlers, "test", secrets=[SECRET], lanes=lanes, resumes=resumes)
     await runner.start()
     server = Server(build(JobRoutes(runner).routes()), [Listener("127.0.0.1", 0)])
     await server.start()
@@ -424,6 +428,37 @@ async def test_one_that_cannot_go_on_is_interrupted_and_says_where_its_part_goes
         assert [i for i, _ in told] == [1, None, None]
         assert told[1][1]["code"] == "interrupted"
         assert "job-child of the hive cellar" in told[1][1]["error"]
+
+
+async def test_what_is_asked_again_under_its_key_is_the_same_job(tmp_path: Path) -> None:
+    begun: list[object] = []
+
+    async def once(context: JobContext, request: object) -> QueenCheckResponse:
+        begun.append(request)
+        return QueenCheckResponse(message="ok")
+
+    async def ask(b: Bench, key: str, name: str = "QueenCheck") -> tuple[int, dict[str, Any]]:
+        body = {"operation": {name: {}}}
+        async with b.http.post(f"{b.url}/v1/jobs", json=body, headers={"Idempotency-Key": key}) as answer:
+            return answer.status, await answer.json()
+
+    async with bench(tmp_path / "a.db", once) as b:
+        told = await asyncio.gather(*(ask(b, "nightly") for _ in range(8)))
+        job_id = job_of("nightly")
+        assert [(status, said["job_id"]) for status, said in told] == [(202, job_id)] * 8
+        assert frames(await b.stream(job_id))[-1][1] == "[DONE]"
+        assert (await ask(b, "nightly"))[1]["job_id"] == job_id, "also when it has ended"
+        assert len(begun) == 1
+        assert (await ask(b, "weekly"))[1]["job_id"] == job_of("weekly") != job_id
+        status, said = await ask(b, "two words")
+        assert (status, said["error"]["code"]) == (400, "invalid_request")
+    async with bench(tmp_path / "a.db", three) as b:
+        assert (await ask(b, "nightly"))[1]["job_id"] == job_id, "and after a restart"
+        assert (await b.job(job_id))["result"] == {"message": "ok"}
+    async with bench(tmp_path / "a.db", three, names=("QueenCheck", "Status")) as b:
+        status, said = await ask(b, "nightly", "Status")
+        assert (status, said["error"]["code"]) == (409, "key_used")
+        assert len(await b.all()) == 2
 
 
 @pytest.mark.parametrize("query", ["follow=0", "large=0", "large=null", "large=", "large=false&large=false"])

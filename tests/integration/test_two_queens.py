@@ -15,7 +15,7 @@ import pytest
 
 from rbee.contracts import codec, defaults
 from rbee.contracts.heartbeat import HiveHeartbeat, MonitorData
-from rbee.contracts.jobs import ChildJob
+from rbee.contracts.jobs import ChildJob, job_of
 from rbee.contracts.operations.fleet import QueenCheckResponse
 from rbee.core.errors import RbeeError
 from rbee.daemons.access import Listener
@@ -98,6 +98,30 @@ async def queen(
     finally:
         await runner.stop()
         await server.stop(drain=0.2)
+
+
+async def test_one_key_is_one_job_whichever_queen_is_asked(stores: Stores) -> None:
+    begun: list[object] = []
+
+    async def once(context: JobContext, request: object) -> dict[str, str]:
+        begun.append(request)
+        return {"message": "ok"}
+
+    async def ask(q: Queen) -> str | None:
+        headers = {"Idempotency-Key": "nightly"}
+        async with q.http.post(q.url, json={"operation": {"QueenCheck": {}}}, headers=headers) as answer:
+            said = await answer.json()
+            if answer.status == 503:  # the other is just making it
+                assert (said["error"]["code"], answer.headers["Retry-After"]) == ("being_made", "1")
+                return None
+            assert answer.status == 202, said
+            return str(said["job_id"])
+
+    async with queen(stores, "a", once) as a, queen(stores, "b", once) as b:
+        told = await asyncio.gather(*(eventually(lambda q=q: ask(q)) for q in (a, b) * 4))
+        assert set(told) == {job_of("nightly")}
+        assert await ask(a) == await ask(b) == job_of("nightly")
+    assert len(begun) == 1
 
 
 async def no_handler(context: JobContext, request: object) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -170,6 +171,18 @@ def test_a_job_ends_in_one_of_three_states() -> None:
     assert codec.decode(jobs.JobPage, codec.encode(page)) == page
     assert job.state in jobs.ENDED
     assert {"completed", "failed", "cancelled"} == jobs.ENDED
+
+
+def test_who_gives_a_key_knows_the_jobs_id() -> None:
+    made = jobs.job_of("nightly/2026-01-31")
+    assert made == jobs.job_of("nightly/2026-01-31") != jobs.job_of("nightly/2026-02-01")
+    assert uuid.UUID(made.removeprefix("job-")).version == 4
+
+
+@pytest.mark.parametrize("key", ["", "two words", "caf\u00e9", "line\n", "x" * 256])
+def test_not_everything_is_a_key(key: str) -> None:
+    with pytest.raises(InvalidRequest, match="Idempotency-Key"):
+        jobs.job_of(key)
 
 
 def test_a_whole_number_may_be_written_with_a_fraction_of_nothing() -> None:

@@ -80,7 +80,7 @@ def test_routes_say_their_errors_parameters_and_what_follows_from_a_job() -> Non
     made = openapi.document("hive", "1.0", [*ROUTES, ("GET", "/v1/jobs", True), ("DELETE", "/v1/jobs/{job_id}", True)])
     post, one = made["paths"]["/v1/jobs"]["post"], made["paths"]["/v1/jobs/{job_id}"]
     assert post["requestBody"]["required"] is True
-    assert set(post["responses"]) == {"202", "400", "401", "403", "413", "501", "503"}
+    assert set(post["responses"]) == {"202", "400", "401", "403", "409", "413", "501", "503"}
     assert set(one["delete"]["responses"]) == {"200", "400", "401", "403", "404", "409", "413"}
     assert set(made["paths"]["/health"]["get"]["responses"]) == {"200", "400", "413"}
     assert set(made["paths"]["/v1/chat/completions"]["post"]["responses"]) == {"200", "default"}

@@ -55,7 +55,7 @@ class WorkerStopper:
 
     async def stop_all(self, ctx: JobContext, hive_id: str) -> Stopped:
         """All workers that the hive itself tells of, at once. Raises Unreachable, RbeeError when it tells of none."""
-        listed = await self._forwarder.run(ctx, WorkerProcessList(hive_id=hive_id))
+        listed = await self._forwarder.part(ctx, WorkerProcessList(hive_id=hive_id))
         workers = [w.worker_id for w in codec.decode(WorkerProcessListResponse, listed).workers]
 
         async def one(worker_id: str) -> str | None:
@@ -77,7 +77,7 @@ class WorkerStopper:
             before = worker.unreachable
             self._registry.hold(worker, "being stopped")
         try:
-            await self._forwarder.run(ctx, WorkerProcessDelete(hive_id=hive_id, worker_id=worker_id))
+            await self._forwarder.part(ctx, WorkerProcessDelete(hive_id=hive_id, worker_id=worker_id))
         except BaseException:
             if worker is not None and held:
                 self._back(worker, before)
