@@ -14,7 +14,8 @@ import pytest
 from openai import APIStatusError, OpenAI
 from pytest_bdd import given, parsers, then, when
 
-from tests.support.rbee_cli import Ran, RbeeHome, rbee_home, until
+from tests.support.rbee_cli import Ran, RbeeHome, rbee_home
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
 

@@ -14,7 +14,7 @@ from openai import APIStatusError, OpenAI
 from pytest_bdd import given, parsers, scenarios, then, when
 
 from tests.features.conftest import Story
-from tests.support.rbee_cli import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
 scenarios("apply.feature")

@@ -19,7 +19,8 @@ from pytest_bdd import given, parsers, scenarios, then, when
 from rbee.adapters.shipped import builtin_model
 from tests.features.conftest import Story
 from tests.support.model_server import ModelServer
-from tests.support.rbee_cli import ONE, RbeeHome, until
+from tests.support.rbee_cli import ONE, RbeeHome
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
 scenarios("bad_days.feature")

@@ -13,7 +13,8 @@ from pytest_bdd import given, parsers, scenarios, then, when
 
 from rbee.adapters import system
 from tests.features.conftest import Story
-from tests.support.rbee_cli import RbeeHome, until
+from tests.support.rbee_cli import RbeeHome
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
 scenarios("cold.feature")

@@ -10,7 +10,8 @@ import pytest
 from pytest_bdd import given, parsers, scenarios, then, when
 
 from tests.features.conftest import Story
-from tests.support.rbee_cli import ONE, RbeeHome, until
+from tests.support.rbee_cli import ONE, RbeeHome
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
 scenarios("idle.feature")

@@ -15,7 +15,8 @@ from rbee.daemons.queen.front.paths import INFERENCE_PATHS
 from tests.support.mock_engine import MockEngine, Script
 from tests.support.queen import Client, beat, queen_in, workers
 from tests.support.told_engine import told_config
-from tests.support.workers import running, until
+from tests.support.waiting import eventually
+from tests.support.workers import running
 
 #: As no library would write it: spaces, an escaped name, numbers that lose digits, a key twice, fields of tomorrow.
 ODD = (
@@ -89,7 +90,7 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 @pytest.fixture
 async def worker(tmp_path: Path) -> AsyncIterator[tuple[aiohttp.ClientSession, MockEngine, Any]]:
     async with MockEngine() as engine, running(told_config(engine, tmp_path)) as made:
-        await until(lambda: made.daemon.state.status == "ready")
+        await eventually(lambda: made.daemon.state.status == "ready")
         engine.seen.clear()
         yield made.client, engine, made.daemon.state
 
@@ -122,7 +123,7 @@ async def test_only_what_must_be_set_is_set_for_an_engine_that_always_streams(tm
     async with MockEngine() as engine:
         config = told_config(engine, tmp_path, always_stream=True, overrides={"return_progress": "true"})
         async with running(config) as made:
-            await until(lambda: made.daemon.state.status == "ready")
+            await eventually(lambda: made.daemon.state.status == "ready")
             engine.seen.clear()
             engine.next += [stream(), stream(3)]
             whole = json.loads(await sent(made.client, "/v1/chat/completions", ODD))
@@ -150,7 +151,7 @@ async def test_an_engine_that_answers_whole_may_refuse(
 
 async def test_the_queen_and_a_worker_together(tmp_path: Path) -> None:
     async with MockEngine() as engine, queen_in(tmp_path) as c, running(told_config(engine, tmp_path)) as made:
-        await until(lambda: made.daemon.state.status == "ready")
+        await eventually(lambda: made.daemon.state.status == "ready")
         port = int(made.config.url.rpartition(":")[2])
         assert await c.heartbeat(beat("w-1", port, model="tiny")) == 200
         engine.seen.clear()

@@ -22,7 +22,8 @@ from rbee.core.spec_queen import KeySpec, LimitsSpec
 from rbee.daemons.queen.known.worker import Worker
 from tests.support.chaos_clients import Ask, client
 from tests.support.mock_engine import MockEngine
-from tests.support.queen import Client, FakeHive, beat, eventually, queen_config, queen_in, record
+from tests.support.queen import Client, FakeHive, beat, queen_config, queen_in, record
+from tests.support.waiting import eventually
 
 MODELS = ("alpha", "beta", "gamma")
 NAMES = (*MODELS, *MODELS, "first", "any", "nothing")

@@ -19,8 +19,9 @@ from rbee.core.scaling import Limits
 from rbee.daemons.jobs import JobContext
 from rbee.daemons.queen.scaling.scaler import Pace
 from tests.support.mock_engine import Script
-from tests.support.queen import Client, eventually, queen_config, queen_in
+from tests.support.queen import Client, queen_config, queen_in
 from tests.support.small_hive import SmallHive, known
+from tests.support.waiting import eventually
 
 MODELS = [f"m{number}" for number in range(5)]
 #: A client waits longer only when it was forgotten.
@@ -108,7 +109,7 @@ async def test_more_models_than_room_and_a_hive_that_has_a_bad_day(seed: int, tm
                 async def served(model: str = model) -> bool:
                     return await ask(c, model, 20) == 200
 
-                await eventually(served, FORGOTTEN)
+                await eventually(served, seconds=FORGOTTEN)
             await eventually(lambda: c.queen.metrics.active == 0)
             assert c.queen.gate.depths() == {}
             assert not any(worker.in_flight for worker in c.queen.registry.workers.values())

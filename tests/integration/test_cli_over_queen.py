@@ -17,7 +17,7 @@ from rbee.adapters import shipped
 from rbee.contracts.configs import KnownHive
 from tests.support.files_server import file_server
 from tests.support.hive_tool import RBEE, HiveMachine, Typed
-from tests.support.rbee_cli import until
+from tests.support.waiting import until
 from tests.support.workers import alive
 
 

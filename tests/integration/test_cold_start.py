@@ -14,8 +14,9 @@ from rbee.contracts.configs import KnownModel, KnownWorker
 from rbee.core.scaling import Limits
 from rbee.daemons.queen.scaling.scaler import Pace
 from tests.support.mock_engine import Script
-from tests.support.queen import Client, eventually, queen_config, queen_in
+from tests.support.queen import Client, queen_config, queen_in
 from tests.support.small_hive import SmallHive, known
+from tests.support.waiting import eventually
 
 #: Nobody is kept for being new, and looks come fast.
 QUICK = Pace(limits=Limits(), every=0.05, min_stay=0.0)

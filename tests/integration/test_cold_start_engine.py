@@ -21,9 +21,10 @@ from rbee.core.spec import WorkerOptions
 from rbee.daemons.queen.scaling.scaler import Pace
 from tests.integration.test_cold_start import QUICK, ask
 from tests.support.hive import MARK, HiveClient, install_engine, machine
-from tests.support.queen import Client, eventually, queen_config, queen_in
+from tests.support.queen import Client, queen_config, queen_in
 from tests.support.spawning import end_all, running
 from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -123,7 +124,7 @@ async def test_idle_it_is_unloaded_and_a_request_brings_it_back(tmp_path: Path) 
     async with fleet(tmp_path, known("bee-0", idle_timeout=1.0)) as both:
         assert (await chat(both))[0] == 200
         before = (await both.pids())["bee-0"]
-        await eventually(lambda: both.status("bee-0") == "unloaded", 20)
+        await eventually(lambda: both.status("bee-0") == "unloaded", seconds=20)
         assert await both.pids() == {}
         answers = await asyncio.gather(*(chat(both) for _ in range(10)))
         assert {status for status, _ in answers} == {200}
@@ -138,11 +139,11 @@ async def test_two_models_that_do_not_fit_take_turns_and_a_busy_one_is_never_end
     async with fleet(tmp_path, *both_of) as both:
         assert (await chat(both))[0] == 200
         streaming = asyncio.create_task(stream(both))  # the idle one makes room
-        await eventually(lambda: both.status("long-0") in ("ready", "busy"), 30)
+        await eventually(lambda: both.status("long-0") in ("ready", "busy"), seconds=30)
         assert both.status("bee-0") == "unloaded"
         pid = (await both.pids())["long-0"]
         waiting = asyncio.create_task(chat(both))
-        await eventually(lambda: _queued(both, BEE), 20)
+        await eventually(lambda: _queued(both, BEE), seconds=20)
         tokens = await streaming
         assert tokens > 100  # all of it, to its end
         assert (await waiting)[0] == 200
@@ -194,11 +195,11 @@ async def test_a_load_brings_a_second_process_and_its_end_takes_it_away(tmp_path
                 statuses.add((await chat(both, max_tokens=40))[0])
 
         asking = [asyncio.create_task(one()) for _ in range(6)]
-        await eventually(lambda: {both.status("bee-0"), both.status("bee-1")} <= {"ready", "busy"}, 40)
+        await eventually(lambda: {both.status("bee-0"), both.status("bee-1")} <= {"ready", "busy"}, seconds=40)
         going = False
         await asyncio.gather(*asking)
         assert statuses == {200}
-        await eventually(lambda: "unloaded" in (both.status("bee-0"), both.status("bee-1")), 30)
+        await eventually(lambda: "unloaded" in (both.status("bee-0"), both.status("bee-1")), seconds=30)
         assert len(await both.pids()) == 1
         assert both.client.queen.scaler.downs == 1
 

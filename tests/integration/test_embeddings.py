@@ -16,7 +16,8 @@ import pytest
 from rbee.core.spec import WorkerOptions
 from tests.support.tiny_bert import write_tiny_bert
 from tests.support.tiny_gguf import write_tiny_gguf
-from tests.support.workers import ROOT, Running, running, until, worker_config
+from tests.support.waiting import eventually
+from tests.support.workers import ROOT, Running, running, worker_config
 
 pytestmark = pytest.mark.engine
 
@@ -132,14 +133,14 @@ async def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:
         texts = ["b" * 500] * 1500  # a minute or two
         async with aiohttp.ClientSession(worker.config.url) as leaving:
             asked = asyncio.create_task(leaving.post(EMBEDDINGS, json={"model": "tiny", "input": texts}))
-            await until(worker.engine_slots_busy)
+            await eventually(worker.engine_slots_busy)
             asked.cancel()
             await asyncio.wait({asked})
 
         async def idle() -> bool:
             return not await worker.engine_slots_busy() and worker.daemon.state.active == 0
 
-        await until(idle)
+        await eventually(idle)
         assert (await worker.info())["prompt_tokens"] == 0  # it was never whole
         assert len(await vectors(worker, "and on it goes")) == 1
 
@@ -154,4 +155,4 @@ async def test_a_request_ends_when_its_time_is_over(tmp_path: Path) -> None:
         async def idle() -> bool:
             return not await worker.engine_slots_busy()
 
-        await until(idle)
+        await eventually(idle)

@@ -24,7 +24,8 @@ from rbee.daemons.queen.front.incoming import MAX_HEAD
 from tests.support.gateway import Client as Raw
 from tests.support.gateway import error_of, stream_of
 from tests.support.mock_engine import Script
-from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
+from tests.support.queen import MODEL, Client, beat, queen_config, queen_in, workers
+from tests.support.waiting import eventually
 
 CHAT = "POST /v1/chat/completions HTTP/1.1"
 TOKEN = Token("the-secret-of-the-fleet")

@@ -29,8 +29,9 @@ from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import serving
-from tests.support.hive import MARK, HiveClient, client, install_engine, machine, settings, until
+from tests.support.hive import MARK, HiveClient, client, install_engine, machine, settings
 from tests.support.ports import free_range
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -254,7 +255,7 @@ async def test_no_engine_outlives_a_killed_worker(hive: HiveClient) -> None:
         engine = process.identify((await answer.json())["engine_pid"])
     assert engine is not None
     os.kill(spawned.pid, signal.SIGKILL)
-    await until(lambda: not process.alive(engine))
+    await eventually(lambda: not process.alive(engine))
 
 
 async def test_cancelled_spawn_leaves_nothing(hive: HiveClient, paths: Paths) -> None:
@@ -267,7 +268,7 @@ async def test_cancelled_spawn_leaves_nothing(hive: HiveClient, paths: Paths) ->
     async def gone() -> bool:
         return (await hive.capabilities()).workers == ()
 
-    await until(gone)
+    await eventually(gone)
     assert not paths.workers.exists() or list(paths.workers.iterdir()) == []
 
 
@@ -279,7 +280,7 @@ async def test_killed_worker_is_seen_and_started_again(hive: HiveClient) -> None
         worker = await only(hive)
         return worker.pid != pid and worker.status == "ready"
 
-    await until(healed)
+    await eventually(healed)
     assert process.identify(pid) is None
 
 
@@ -294,7 +295,7 @@ async def test_worker_that_keeps_dying_is_failed_with_the_reason(hive: HiveClien
             os.kill(worker.pid, signal.SIGKILL)
         return worker.status == "failed"
 
-    await until(given_up, 40)
+    await eventually(given_up, seconds=40)
     worker = await only(hive)
     assert worker.reason is not None
     assert worker.reason.startswith("It ended 5 times within ")
@@ -329,7 +330,7 @@ async def test_workers_show_the_token_to_no_queen_that_anyone_may_have_named(pat
         async with client(daemon.url) as hive:
             await hive.run(ModelDownload(model="builtin:bee-tiny", mark=MARK))
             await hive.run(spawn(queen_url=url))
-            await until(lambda: len(shown) >= 2)
+            await eventually(lambda: len(shown) >= 2)
             await hive.run(WorkerProcessDelete(pid=(await only(hive)).pid))
         await daemon.stop()
     assert set(shown) == {"Bearer a-token-of-the-fleet" if named else None}

@@ -16,7 +16,8 @@ from rbee.contracts.operations.models import ModelDownload
 from rbee.daemons.hive.heartbeat import Heartbeat
 from tests.support.amd_machine import AmdMachine
 from tests.support.beats import FakeQueen, running, taking
-from tests.support.hive import client, machine, until
+from tests.support.hive import client, machine
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -33,14 +34,14 @@ def paths(tmp_path: Path) -> Paths:
 async def test_a_heartbeat_says_what_it_should(paths: Paths, queen: FakeQueen) -> None:
     async with running(paths, heartbeat_interval=3600.0) as daemon, client(daemon.url) as hive:
         await hive.capabilities(queen_url=queen.url)
-        await until(lambda: queen.bodies)
+        await eventually(lambda: queen.bodies)
         body = queen.bodies[0]
         assert set(body) == {"hive_id", "timestamp", "monitor_data", "capability_changes"}
         assert (body["hive_id"], body["capability_changes"]) == ("h1", None)
         said = {"cpu_usage_percent", "ram_used_gb", "ram_total_gb", "uptime_seconds", "devices"}
         assert set(body["monitor_data"]) == said
         await hive.run(ModelDownload(model="builtin:bee-tiny"))
-        await until(lambda: queen.bodies[-1]["capability_changes"])
+        await eventually(lambda: queen.bodies[-1]["capability_changes"])
         (added,) = queen.bodies[-1]["capability_changes"]["models"]
         assert (added["action"], added["model_id"]) == ("added", "bee-tiny")
         assert added["size_gb"] > 0
@@ -51,7 +52,7 @@ async def test_a_heartbeat_has_the_devices_and_their_heat(tmp_path: Path, queen:
     with amd.daemon():
         async with client(f"http://{amd.config.listen}") as hive:
             await hive.capabilities(queen_url=queen.url)
-            await until(lambda: queen.bodies)
+            await eventually(lambda: queen.bodies)
     devices = [d for d in queen.bodies[0]["monitor_data"]["devices"] if d["device_id"].startswith("rocm")]
     assert devices == [
         {"device_id": "rocm:0", "vram_used_gb": 14.23, "vram_total_gb": 15.98, "temperature_celsius": 54.0},
@@ -65,25 +66,25 @@ async def test_a_queen_that_asks_again_is_not_waited_for(paths: Paths, queen: Fa
         heartbeat = daemon.hive.heartbeat
         queen.status = 503
         await hive.capabilities(queen_url=queen.url)
-        await until(lambda: heartbeat.failures)
+        await eventually(lambda: heartbeat.failures)
         task, since = heartbeat._task, heartbeat.failing_since
         assert since is not None
         heartbeat.failures = 30  # as after hours
-        await until(lambda: heartbeat.failures > 30)
+        await eventually(lambda: heartbeat.failures > 30)
         queen.status = 200
         await hive.capabilities(queen_url=queen.url)
-        await until(lambda: queen.beats, defaults.BACKOFF_MAX * 0.8)
-        await until(lambda: heartbeat.failing_since is None)
+        await eventually(lambda: queen.beats, seconds=defaults.BACKOFF_MAX * 0.8)
+        await eventually(lambda: heartbeat.failing_since is None)
         assert heartbeat._task is task
 
 
 async def test_a_queen_who_shows_the_token_later_is_shown_it_too(paths: Paths, queen: FakeQueen) -> None:
     heartbeat = Heartbeat("h1", 30, paths.state / "hive.queen.json", {"Authorization": "Bearer x"}, looked)
     await heartbeat.discovered(queen.url, False)
-    await until(lambda: queen.headers)
+    await eventually(lambda: queen.headers)
     assert "Authorization" not in queen.headers[0]
     await heartbeat.discovered(queen.url, True)
-    await until(lambda: len(queen.headers) > 1)
+    await eventually(lambda: len(queen.headers) > 1)
     assert queen.headers[-1]["Authorization"] == "Bearer x"
     await heartbeat.discovered(queen.url, False)
     assert heartbeat.trusted, "who knows less takes nothing away"
@@ -95,7 +96,7 @@ async def test_a_heartbeat_goes_nowhere_else(paths: Paths, queen: FakeQueen) -> 
     queen.status = 307
     async with running(paths) as daemon, client(daemon.url) as hive:
         await hive.capabilities(queen_url=queen.url)
-        await until(lambda: daemon.hive.heartbeat.failures)
+        await eventually(lambda: daemon.hive.heartbeat.failures)
         assert queen.strangers == 0
 
 

@@ -17,8 +17,9 @@ from rbee.contracts.operations.workers import WorkerProcessDelete
 from rbee.core.errors import RbeeError
 from rbee.core.spec import WorkerOptions
 from tests.support.beats import FakeQueen, running, taking
-from tests.support.hive import client, install_engine, machine, until
+from tests.support.hive import client, install_engine, machine
 from tests.support.spawning import bad_engine, end_all, spawn
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -48,15 +49,15 @@ async def test_a_worker_that_comes_dies_and_goes_is_told_each_time(paths: Paths,
         await hive.run(ModelDownload(model="builtin:bee-tiny"))
         pid = (await hive.run(spawn())).response.pid
         added = WorkerChange(action="added", worker_id="w1", model="bee-tiny", device="cpu")
-        await until(lambda: told(queen) == [added])
+        await eventually(lambda: told(queen) == [added])
         os.kill(pid, signal.SIGKILL)
         # Started again, perhaps elsewhere: she must know.
-        await until(lambda: len(told(queen)) > 1)
+        await eventually(lambda: len(told(queen)) > 1)
         assert {w.worker_id for w in told(queen)} == {"w1"}
         before = len(told(queen))
         await hive.run(WorkerProcessDelete(worker_id="w1"))
         gone = WorkerChange(action="removed", worker_id="w1", model="bee-tiny", device="cpu")
-        await until(lambda: gone in told(queen)[before:])
+        await eventually(lambda: gone in told(queen)[before:])
 
 
 async def test_a_worker_that_failed_is_told_with_its_reason(paths: Paths, queen: FakeQueen) -> None:
@@ -69,5 +70,5 @@ async def test_a_worker_that_failed_is_told_with_its_reason(paths: Paths, queen:
         def failed() -> bool:
             return any(w.action == "failed" and "on fire" in (w.reason or "") for w in told(queen))
 
-        await until(failed)
+        await eventually(failed)
         await end_all(hive)

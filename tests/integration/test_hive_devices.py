@@ -22,8 +22,9 @@ from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support import stand_ins
 from tests.support.amd_machine import AmdMachine
-from tests.support.hive import HiveClient, client, machine, settings, until
+from tests.support.hive import HiveClient, client, machine, settings
 from tests.support.ports import free_range
+from tests.support.waiting import eventually
 
 SPAWN = WorkerSpawn(
     model="bee-tiny", worker="rocm", options=WorkerOptions(context_length=128, parallel=1), worker_id="w1"
@@ -132,20 +133,20 @@ async def test_who_has_the_memory_of_a_card(amd: tuple[HiveClient, AmdMachine]) 
         (now,) = (await hive.run(DeviceStats(device_id=0, device_type="rocm"))).response.devices
         return [(p.pid, p.vram_mb, p.worker_id) for p in now.processes] == [(engine, 1500, "w1")]
 
-    await until(seen)
+    await eventually(seen)
 
     async def recorded() -> bool:
         (worker,) = (await hive.run(WorkerProcessList())).response.workers
         return bool(worker.vram_mb == 1500)
 
-    await until(recorded)
+    await eventually(recorded)
     made.holds(os.getpid(), 7)
 
     async def strange() -> bool:
         (now,) = (await hive.run(DeviceStats(device_id=0, device_type="rocm"))).response.devices
         return [(p.pid, p.vram_mb, p.worker_id) for p in now.processes] == [(os.getpid(), 7, None)]
 
-    await until(strange)
+    await eventually(strange)
     await hive.run(WorkerProcessDelete(pid=pid))
     assert not (await hive.run(DeviceGet(device_id=0, device_type="rocm"))).response.device.in_use
 

@@ -23,8 +23,8 @@ from rbee.daemons.hive.models.downloads import Downloads
 from rbee.daemons.hive.models.unfinished import STAGE, STATE, DownloadFolder, Unfinished
 from tests.support.files_server import FileServer, file_server
 from tests.support.gguf_bytes import write_parts
-from tests.support.hive import until
 from tests.support.mlc_folder import write_mlc
+from tests.support.waiting import eventually
 
 
 class Several:
@@ -206,7 +206,7 @@ async def test_cancelling_throws_all_files_away(tmp_path: Path) -> None:
     async with file_server(b"", others=parts, hold_after=100, piece=50) as server:
         there = Machine(tmp_path / "models", Several(server, "gguf"))
         waiting = asyncio.create_task(there.get())
-        await until(lambda: there.downloads.progress("m1") and list((tmp_path / "models" / "m1").glob("*.part")))
+        await eventually(lambda: there.downloads.progress("m1") and list((tmp_path / "models" / "m1").glob("*.part")))
         assert codec.decode(Unfinished, (tmp_path / "models" / "m1" / STATE).read_bytes()).status == "downloading"
         await there.downloads.cancel("m1")
         with pytest.raises(RbeeError) as told:

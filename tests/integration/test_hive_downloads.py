@@ -31,8 +31,9 @@ from rbee.core.errors import RbeeError
 from rbee.core.records import ModelRecord
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import FileServer, file_server
-from tests.support.hive import HiveClient, JobTold, client, machine, settings, until
+from tests.support.hive import HiveClient, JobTold, client, machine, settings
 from tests.support.ports import free_range
+from tests.support.waiting import eventually
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()
 BEE_SHA256 = hashlib.sha256(BEE).hexdigest()
@@ -83,7 +84,7 @@ async def begun(hive: HiveClient, server: FileServer, model_id: str = "m1", **mo
         found = (await listed(hive)).get(model_id)
         return found is not None and found.bytes_downloaded > 300_000
 
-    await until(some)
+    await eventually(some)
     return job
 
 
@@ -154,7 +155,7 @@ async def test_who_asks_for_a_paused_one_waits_with_it(hive: HiveClient) -> None
         async def joined() -> bool:
             return bool((await listed(hive))["m1"].job_ids)
 
-        await until(joined)
+        await eventually(joined)
         with pytest.raises(RbeeError, match="is paused, from another source"):
             await hive.run(ModelDownload(model="builtin:bee-tiny", model_id="m1"))
         await hive.run(DownloadResume(download_id="m1"))
@@ -219,9 +220,9 @@ async def test_a_failed_one_goes_on_without_its_job(hive: HiveClient) -> None:
         assert refused.value.code == "not_running"
         let_go(server)
         await hive.run(DownloadResume(download_id="m1"))
-        await until(lambda: _available(hive, "m1"))
+        await eventually(lambda: _available(hive, "m1"))
         assert server.starts[1] > 300_000
-        await until(lambda: _nothing_runs(hive))  # the model is there a moment before its download is over
+        await eventually(lambda: _nothing_runs(hive))  # the model is there a moment before its download is over
 
 
 async def _nothing_runs(hive: HiveClient) -> bool:
@@ -249,7 +250,7 @@ async def test_so_many_fetch_at_once_and_the_others_wait(hive: HiveClient) -> No
             found = [d.status for d in (await listed(hive)).values()]
             return found.count("queued") == 2 and found.count("downloading") == defaults.DOWNLOADS
 
-        await until(two_wait)
+        await eventually(two_wait)
         # What is there already waits for nobody, and neither does a file of this machine.
         await hive.run(ModelDownload(model="builtin:bee-tiny"))
         queued = [d.model_id for d in (await listed(hive)).values() if d.status == "queued"]
@@ -282,7 +283,7 @@ async def test_a_paused_one_stays_paused_over_a_restart(paths: Paths) -> None:
             assert one.bytes_downloaded > 300_000
             asked = len(server.seen)
             await hive.run(DownloadResume(download_id="m1"))
-            await until(lambda: _available(hive, "m1"))
+            await eventually(lambda: _available(hive, "m1"))
             assert server.starts[asked] > 300_000
             found = await record(hive, "m1")
             assert (found.revision, found.checksum, found.verified) == ("r1", BEE_SHA256, True)
@@ -306,7 +307,7 @@ async def test_a_secret_in_a_source_is_not_kept(paths: Paths) -> None:
             async def joined() -> bool:
                 return bool((await listed(hive))["m1"].job_ids)
 
-            await until(joined)
+            await eventually(joined)
             await hive.run(DownloadResume(download_id="m1"))
             assert (await ended(hive, job))[0]["state"] == "completed"
 
@@ -353,7 +354,7 @@ class Process:
             argv = [sys.executable, "-m", "rbee.cli.daemons", "hive"]
             daemon = subprocess.Popen(argv, env=self.env, stdout=log, stderr=log)
         try:
-            await until(run.exists)
+            await eventually(run.exists)
             async with client(json.loads(run.read_text())["url"]) as hive:
                 yield hive
         finally:
@@ -397,4 +398,4 @@ async def test_a_killed_hive_keeps_a_paused_one_paused(process: Process) -> None
             assert (await listed(hive))["m1"].status == "paused"
             assert (await record(hive, "m1")).status == "downloading"
             await hive.run(DownloadResume(download_id="m1"))
-            await until(lambda: _available(hive, "m1"))
+            await eventually(lambda: _available(hive, "m1"))

@@ -20,8 +20,9 @@ from rbee.contracts.operations.workers import (
 from rbee.core.errors import RbeeError
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.workers.files import ProcessFile, WorkerFolder
-from tests.support.hive import HiveClient, install_engine, machine, until
+from tests.support.hive import HiveClient, install_engine, machine
 from tests.support.spawning import bad_engine, end_all, refused, running, spawn, stranger
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -54,7 +55,7 @@ async def test_an_engine_that_ignores_sigterm_goes_with_all_of_its_group(hive: H
     gone = await hive.run(WorkerProcessDelete(pid=told.response.pid))
     assert gone.names[0] == "worker_proc_del_start"
     assert gone.names[-2:] == ["worker_proc_del_ok", "result"]
-    await until(lambda: not process.alive(engine_) and not process.alive(child))
+    await eventually(lambda: not process.alive(engine_) and not process.alive(child))
     assert process.identify(told.response.pid) is None
 
 
@@ -73,7 +74,7 @@ async def test_a_worker_that_ignores_sigterm_is_killed_after_its_drain(hive: Hiv
         "result",
     ]
     assert process.identify(spawned.pid) is None
-    await until(lambda: not process.alive(engine_))
+    await eventually(lambda: not process.alive(engine_))
 
 
 async def test_a_worker_without_a_process_is_forgotten_by_its_id(hive: HiveClient, paths: Paths) -> None:
@@ -127,7 +128,7 @@ async def test_a_pid_that_somebody_else_has_now_is_never_killed(paths: Paths, sa
                 (seen,) = (await hive.capabilities()).workers
                 return seen.status == "ready" and seen.pid != child.pid
 
-            await until(again)
+            await eventually(again)
             code, _, _ = await refused(hive, WorkerProcessDelete(pid=child.pid))
             assert code == "worker_not_found"
             await end_all(hive)

@@ -21,8 +21,9 @@ from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.heartbeat import Heartbeat
 from rbee.daemons.hive.ports import reachable_host
 from tests.support.beats import FakeQueen, running, taking
-from tests.support.hive import HiveClient, client, machine, settings, until
+from tests.support.hive import HiveClient, client, machine, settings
 from tests.support.ports import free_port, free_range
+from tests.support.waiting import eventually
 
 SECRET = "a-token-of-the-fleet"
 
@@ -48,7 +49,7 @@ async def test_no_heartbeat_before_discovery_and_one_task_after_two(paths: Paths
         assert [d.id for d in seen.devices if d.device_type == "cpu"] == ["cpu"]
         assert queen.beats == []
         assert (await hive.capabilities(queen_url=queen.url)).queen_url == queen.url
-        await until(lambda: len(queen.beats) >= 2)
+        await eventually(lambda: len(queen.beats) >= 2)
         task = daemon.hive.heartbeat._task
         await hive.capabilities(queen_url=f"{queen.url}/")
         assert daemon.hive.heartbeat._task is task
@@ -61,11 +62,11 @@ async def test_no_heartbeat_before_discovery_and_one_task_after_two(paths: Paths
 async def test_changes_are_told_at_once_and_once(paths: Paths, queen: FakeQueen) -> None:
     async with running(paths, heartbeat_interval=3600.0) as daemon, client(daemon.url) as hive:
         await hive.capabilities(queen_url=queen.url)
-        await until(lambda: queen.beats)
+        await eventually(lambda: queen.beats)
         await hive.run(ModelDownload(model="builtin:bee-tiny"))
-        await until(lambda: queen.changes == [("added", "bee-tiny")])
+        await eventually(lambda: queen.changes == [("added", "bee-tiny")])
         await hive.run(ModelDelete(model_id="bee-tiny"))
-        await until(lambda: queen.changes == [("added", "bee-tiny"), ("removed", "bee-tiny")])
+        await eventually(lambda: queen.changes == [("added", "bee-tiny"), ("removed", "bee-tiny")])
 
 
 async def test_changes_wait_for_a_queen_that_is_down(paths: Paths, queen: FakeQueen) -> None:
@@ -73,18 +74,18 @@ async def test_changes_wait_for_a_queen_that_is_down(paths: Paths, queen: FakeQu
         queen.status = 503
         await hive.capabilities(queen_url=queen.url)
         await hive.run(ModelDownload(model="builtin:bee-tiny"))
-        await until(lambda: len(queen.headers) >= 2)
+        await eventually(lambda: len(queen.headers) >= 2)
         queen.status = 200
-        await until(lambda: queen.changes == [("added", "bee-tiny")])
+        await eventually(lambda: queen.changes == [("added", "bee-tiny")])
 
 
 async def test_a_restarted_hive_goes_on_by_itself(paths: Paths, queen: FakeQueen) -> None:
     async with running(paths) as daemon, client(daemon.url) as hive:
         await hive.capabilities(queen_url=queen.url)
-        await until(lambda: queen.beats)
+        await eventually(lambda: queen.beats)
     before = len(queen.beats)
     async with running(paths) as daemon, client(daemon.url) as hive:
-        await until(lambda: len(queen.beats) > before)
+        await eventually(lambda: len(queen.beats) > before)
         assert (await hive.capabilities()).queen_url == queen.url
 
 
@@ -129,7 +130,7 @@ async def test_a_look_that_fails_ends_no_heartbeat(paths: Paths, queen: FakeQuee
 
     heartbeat = Heartbeat("h1", 0.05, paths.state / "hive.queen.json", {}, monitor)
     await heartbeat.discovered(queen.url, False)
-    await until(lambda: queen.beats)
+    await eventually(lambda: queen.beats)
     await heartbeat.stop()
 
 
@@ -137,7 +138,7 @@ async def test_the_queen_is_told_though_her_address_cannot_be_kept(paths: Paths,
     (paths.state / "hive.queen.json" / "in the way").mkdir(parents=True)
     async with running(paths) as daemon, client(daemon.url) as hive:
         assert (await hive.capabilities(queen_url=queen.url)).queen_url == queen.url
-        await until(lambda: queen.beats)
+        await eventually(lambda: queen.beats)
 
 
 async def test_nobody_without_the_token_can_have_it_sent_elsewhere(paths: Paths, queen: FakeQueen) -> None:
@@ -147,7 +148,7 @@ async def test_nobody_without_the_token_can_have_it_sent_elsewhere(paths: Paths,
         async with hive.session.get(f"{hive.url}/capabilities", params=params) as answer:
             assert answer.status == 401
         await hive.capabilities(queen_url=queen.url)
-        await until(lambda: queen.beats)
+        await eventually(lambda: queen.beats)
         assert all("Authorization" not in h for h in queen.headers)
     config = settings(free_range(), queen_url=queen.url)
     (paths.state / "hive.queen.json").unlink()
@@ -156,7 +157,7 @@ async def test_nobody_without_the_token_can_have_it_sent_elsewhere(paths: Paths,
     await daemon.start()
     async with client(daemon.url) as hive:
         await hive.capabilities(queen_url=queen.url)
-        await until(lambda: queen.headers)
+        await eventually(lambda: queen.headers)
         assert queen.headers[0]["Authorization"] == f"Bearer {SECRET}"
     await daemon.stop()
 
@@ -187,7 +188,7 @@ async def test_off_loopback_everything_but_health_wants_the_token(paths: Paths, 
                     assert answer.status == status, path
         async with client(daemon.url, {"Authorization": f"Bearer {SECRET}"}) as hive:
             await hive.capabilities(queen_url=queen.url)
-            await until(lambda: queen.headers)
+            await eventually(lambda: queen.headers)
             assert queen.headers[0]["Authorization"] == f"Bearer {SECRET}"
 
 

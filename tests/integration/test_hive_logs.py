@@ -22,9 +22,10 @@ from rbee.core.logs_window import LONGEST, moment
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.workers.files import LOG_LIMIT, WorkerFolder
-from tests.support.hive import HiveClient, client, install_engine, machine, settings, until
+from tests.support.hive import HiveClient, client, install_engine, machine, settings
 from tests.support.ports import free_range
 from tests.support.spawning import bad_engine
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -242,7 +243,7 @@ async def test_a_cancelled_follower_leaves_nothing_open(hive: HiveClient, log: P
     assert len(held()) == 5
     for follower in followers:
         await hive.cancel(follower.job)
-    await until(lambda: not held())
+    await eventually(lambda: not held())
 
 
 async def test_an_engine_that_writes_without_end_is_bounded_on_disk_and_followed(
@@ -258,7 +259,7 @@ async def test_an_engine_that_writes_without_end_is_bounded_on_disk_and_followed
         sizes.append(sum(f.stat().st_size for f in (log, older) if f.exists()))
         return older.exists() and len(sizes) > 5
 
-    await until(turned)
+    await eventually(turned)
     assert max(sizes) < 2 * LOG_LIMIT + 2**20
     async for event in follower.stream:
         follower.events.append(event)
@@ -276,7 +277,7 @@ async def test_what_is_written_past_the_workers_logger_is_bounded_by_the_hive(hi
     with log.open("ab") as f:
         f.write(b"x" * 99 + b"\n")
         os.ftruncate(f.fileno(), LOG_LIMIT + 1)
-        await until(lambda: log.stat().st_size <= LOG_LIMIT)
+        await eventually(lambda: log.stat().st_size <= LOG_LIMIT)
         f.write(b"goes on\n")
     assert log.with_name("worker.log.1").stat().st_size > LOG_LIMIT
     assert "goes on" in lines((await hive.run(WorkerLogs(worker_id="w1", tail=1))).events)

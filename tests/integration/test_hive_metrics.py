@@ -25,8 +25,9 @@ from rbee.core.records import Device, WorkerRecord
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.metrics import Restarts, Seen, render
 from rbee.daemons.hive.models.preload import Counts
-from tests.support.hive import HiveClient, client, machine, settings, until
+from tests.support.hive import HiveClient, client, machine, settings
 from tests.support.ports import free_port, free_range
+from tests.support.waiting import eventually
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"(?:,|$)')
@@ -193,7 +194,7 @@ async def test_every_line_of_a_hives_log_is_json_and_names_its_job(tmp_path: Pat
                 except OSError:
                     return False
 
-            await until(answers)
+            await eventually(answers)
             models = tmp_path / "cache" / "rbee" / "models"
             models.parent.mkdir(parents=True, exist_ok=True)
             if models.exists():

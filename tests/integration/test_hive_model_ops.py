@@ -23,10 +23,11 @@ from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
 from tests.support.gguf_bytes import write_parts
-from tests.support.hive import HiveClient, client, install_engine, machine, settings, until
+from tests.support.hive import HiveClient, client, install_engine, machine, settings
 from tests.support.mlc_folder import write_mlc
 from tests.support.ports import free_range
 from tests.support.tiny_gguf import CHATML, write_tiny_gguf
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 NOW = "2026-11-20T12:00:00.000Z"
@@ -204,7 +205,7 @@ async def test_a_model_that_is_being_downloaded_stays(hive: HiveClient) -> None:
             progress: DownloadProgress = found.download_progress
             return 0 < progress.bytes_downloaded < len(data) == progress.total_bytes
 
-        await until(under_way)
+        await eventually(under_way)
         got = (await hive.run(ModelGet(model_id="m1"))).response.model
         assert got.download_progress is not None
         assert got.download_progress.source_url

@@ -16,8 +16,9 @@ from rbee.core.records import WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
-from tests.support.hive import client, install_engine, machine, settings, until
+from tests.support.hive import client, install_engine, machine, settings
 from tests.support.ports import free_range
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -54,7 +55,7 @@ async def test_a_worker_goes_on_with_the_older_and_begins_anew_with_the_newer(tm
                 now = await worker()
                 return now.status == "ready" and now.pid != first.pid
 
-            await until(again)
+            await eventually(again)
             last = await worker()
             assert last.pid is not None
             await hive.run(WorkerProcessDelete(pid=last.pid))

@@ -20,9 +20,10 @@ from rbee.core.slug import slug
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
 from tests.support.gguf_bytes import write_parts
-from tests.support.hive import HiveClient, client, machine, settings, until
+from tests.support.hive import HiveClient, client, machine, settings
 from tests.support.ports import free_range
 from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.waiting import eventually
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()
 BUILTIN = "builtin:bee-tiny"
@@ -166,7 +167,7 @@ async def test_a_download_that_the_disk_takes_no_note_of_can_be_given_up(hive: H
 
     assert await failed()
     await hive.run(DownloadResume(download_id="m1"))
-    await until(failed)
+    await eventually(failed)
     await hive.run(DownloadCancel(download_id="m1"))
     assert (await hive.run(DownloadList())).response.downloads == ()
     assert not list(paths.models.iterdir())

@@ -20,10 +20,11 @@ from rbee.core.errors import RbeeError
 from rbee.core.records import ModelRecord
 from rbee.daemons.hive.app import HiveDaemon
 from tests.support.files_server import file_server
-from tests.support.hive import MARK, HiveClient, client, machine, settings, until
+from tests.support.hive import MARK, HiveClient, client, machine, settings
 from tests.support.hub_server import COMMIT, TOKEN, Hub, hub_server
 from tests.support.ports import free_range
 from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.waiting import eventually
 
 BEE = shipped.builtin_model("bee-tiny").read_bytes()
 BEE_SHA256 = hashlib.sha256(BEE).hexdigest()
@@ -124,7 +125,7 @@ async def _joined(hive: HiveClient) -> None:
         async with hive.session.get(f"{hive.url}/v1/jobs", params={"state": "running"}) as answer:
             return len((await answer.json())["jobs"]) == 2
 
-    await until(two_run)
+    await eventually(two_run)
 
 
 async def test_cancelled_download_keeps_its_part_and_goes_on_later(hive: HiveClient, paths: Paths) -> None:
@@ -132,7 +133,7 @@ async def test_cancelled_download_keeps_its_part_and_goes_on_later(hive: HiveCli
         request = ModelDownload(model=f"{server.url}/model.gguf", model_id="m1")
         job = await hive.submit(request)
         part = paths.models / "m1" / "model.gguf.part"
-        await until(lambda: part.exists() and part.stat().st_size > 300_000)
+        await eventually(lambda: part.exists() and part.stat().st_size > 300_000)
         await hive.cancel(job)
         found = await record(hive, "m1")
         assert found.status == "failed"

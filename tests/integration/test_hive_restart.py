@@ -26,8 +26,9 @@ from rbee.core.records import Mark, WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.workers.files import WorkerFolder
 from tests.support.files_server import file_server
-from tests.support.hive import HiveClient, client, install_engine, settings, until
+from tests.support.hive import HiveClient, client, install_engine, settings
 from tests.support.ports import free_port, free_range
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -62,7 +63,7 @@ class HiveProcess:
             )
         try:
             async with client(self.url) as hive:
-                await until(lambda: self._answers(hive))
+                await eventually(lambda: self._answers(hive))
                 yield hive
         finally:
             daemon.send_signal(end)
@@ -105,11 +106,11 @@ async def test_the_next_hive_adopts_what_runs(machine_of_hive: HiveProcess, end:
     async with machine_of_hive.running() as hive:
         after = await only(hive)
         assert (after.pid, after.port, after.url, after.mark) == (before.pid, before.port, before.url, SPAWN.mark)
-        await until(lambda: _is(hive, "ready"))
+        await eventually(lambda: _is(hive, "ready"))
         assert (await hive.run(SPAWN)).response.pid == before.pid
         # An adopted worker is no child of this hive; its end is seen all the same.
         os.kill(before.pid, signal.SIGKILL)
-        await until(lambda: _other(hive, before.pid))
+        await eventually(lambda: _other(hive, before.pid))
         worker = await only(hive)
         assert worker.restarts == 1
         assert worker.last_end is not None
@@ -143,7 +144,7 @@ async def test_a_worker_that_died_meanwhile_comes_again_and_a_reused_pid_is_no_w
     me = process.myself()
     (folder.path / "process.json").write_text(json.dumps({**state, "pid": me.pid, "start_time": me.start_time}))
     async with machine_of_hive.running() as hive:
-        await until(lambda: _other(hive, me.pid))
+        await eventually(lambda: _other(hive, me.pid))
         worker = await only(hive)
         assert worker.mark == SPAWN.mark
         await hive.run(WorkerProcessDelete(pid=worker.pid))
@@ -167,7 +168,7 @@ async def test_a_hive_killed_before_it_noted_a_second_process_adopts_that_one(ma
     # As it was while the first process was dead and the second one had just been started.
     noted.write_text(json.dumps({**json.loads(noted.read_text()), "pid": 2**22 - 1, "status": "dead"}))
     async with machine_of_hive.running() as hive:
-        await until(lambda: _is(hive, "ready"))
+        await eventually(lambda: _is(hive, "ready"))
         assert (await only(hive)).pid == before.pid
         await hive.run(WorkerProcessDelete(pid=before.pid))
 
@@ -203,7 +204,7 @@ async def test_a_download_cut_by_a_kill_is_failed_then_resumed(machine_of_hive: 
             job = await hive.submit(request)
             await asyncio.wait_for(server.holding.wait(), 20)
             part = machine_of_hive.paths.models / "m1" / "model.gguf.part"
-            await until(lambda: part.exists() and part.stat().st_size > 200_000)
+            await eventually(lambda: part.exists() and part.stat().st_size > 200_000)
             assert (await hive.run(ModelGet(model_id="m1"))).response.model.status == "downloading"
         server.hold_after = None
         server.go_on.set()

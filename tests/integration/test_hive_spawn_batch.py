@@ -18,8 +18,9 @@ from rbee.contracts.operations.workers import (
 )
 from rbee.core.records import Mark
 from rbee.core.spec import WorkerOptions
-from tests.support.hive import HiveClient, install_engine, machine, until
+from tests.support.hive import HiveClient, install_engine, machine
 from tests.support.spawning import OPTIONS, bad_engine, end_all, running, spawn
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -93,5 +94,5 @@ async def test_a_cancelled_batch_leaves_nothing_of_its_own(hive: HiveClient, pat
             await hive.cancel(job)
             break
     left = {"first"} if ran_before else set()
-    await until(lambda: {p.name for p in paths.workers.iterdir()} == left)
+    await eventually(lambda: {p.name for p in paths.workers.iterdir()} == left)
     assert {w.worker_id for w in (await hive.capabilities()).workers if w.status == "ready"} == left

@@ -24,8 +24,9 @@ from rbee.contracts.operations.workers import WorkerProcessDelete, WorkerSpawn
 from rbee.core.errors import RbeeError
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
-from tests.support.hive import HiveClient, client, install_engine, machine, settings, until
+from tests.support.hive import HiveClient, client, install_engine, machine, settings
 from tests.support.ports import free_port, free_range
+from tests.support.waiting import eventually
 from tests.support.workers import ROOT, llama_cpp
 
 SPAWN = WorkerSpawn(model="bee-tiny", worker_id="w1", options=WorkerOptions(context_length=128, parallel=1, threads=1))
@@ -149,7 +150,7 @@ async def test_what_is_not_well_is_told(paths: Paths, hive: HiveClient) -> None:
         queen = any(r.startswith(f"The queen at {nobody} has taken no heartbeat since 20") for r in status.reasons)
         return status.status == "degraded" and engine and queen
 
-    await until(told)
+    await eventually(told)
 
 
 async def test_models_that_cannot_be_written_make_it_unhealthy(paths: Paths, hive: HiveClient) -> None:

@@ -26,8 +26,9 @@ from rbee.contracts.operations.workers import (
 from rbee.core.actual import in_place
 from rbee.core.records import WorkerRecord
 from rbee.core.spec import WorkerOptions
-from tests.support.hive import MARK, HiveClient, install_engine, machine, until
+from tests.support.hive import MARK, HiveClient, install_engine, machine
 from tests.support.spawning import bad_engine, end_all, refused, running, spawn
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -63,7 +64,7 @@ async def becomes(hive: HiveClient, **wanted: Any) -> WorkerRecord:
         worker = await only(hive)
         return all(getattr(worker, name) == value for name, value in wanted.items())
 
-    await until(is_so)
+    await eventually(is_so)
     return await only(hive)
 
 
@@ -93,7 +94,7 @@ async def busy(hive: HiveClient, worker: WorkerRecord) -> AsyncIterator[tuple[as
             return bool((await answer.json())["slots_busy"])
 
     try:
-        await until(serves)
+        await eventually(serves)
         yield asked, engine
     finally:
         if process.alive(engine):
@@ -159,7 +160,7 @@ async def test_what_cannot_be_unloaded(paths: Paths) -> None:
         starting = asyncio.create_task(
             refused(hive, spawn(engine=bad_engine(paths, "silent"), options=WorkerOptions()))
         )
-        await until(lambda: _is(hive, "starting"))
+        await eventually(lambda: _is(hive, "starting"))
         assert (await refused(hive, WorkerUnload(worker_id="w1")))[0] == "worker_starting"
         await hive.run(WorkerProcessDelete(worker_id="w1"))
         assert (await starting)[0] == "worker_stopped"
@@ -230,7 +231,7 @@ async def test_a_worker_that_hangs_is_killed_and_started_anew(paths: Paths) -> N
         after = await only(hive)
         assert (after.status, after.restarts, after.mark) == ("ready", 1, MARK)
         assert process.identify(before.pid) is None
-        await until(lambda: not process.alive(engine))
+        await eventually(lambda: not process.alive(engine))
 
 
 async def test_two_restarts_at_once_are_one(paths: Paths) -> None:
@@ -308,6 +309,6 @@ async def test_a_worker_removed_while_it_is_drained_is_gone(paths: Paths) -> Non
             await becomes(hive, status="stopping")
             await hive.run(WorkerProcessDelete(worker_id="w1"))
             # Killed by the first of the two who wanted its end; the other one saw only the worker go.
-            await until(lambda: not process.alive(engine))
+            await eventually(lambda: not process.alive(engine))
             assert (await asked)[0] == "worker_stopping"
         assert (await hive.capabilities()).workers == ()

@@ -16,8 +16,9 @@ from rbee.contracts.operations.models import ModelDownload
 from rbee.contracts.operations.workers import WorkerProcessList
 from rbee.core.records import WorkerRecord
 from rbee.core.spec import WorkerOptions
-from tests.support.hive import HiveClient, install_engine, machine, until
+from tests.support.hive import HiveClient, install_engine, machine
 from tests.support.spawning import end_all, running, spawn
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -75,4 +76,4 @@ async def test_a_request_that_the_engine_did_not_survive_is_an_error_of_its_work
     async def counted() -> bool:
         return (await only(hive)).errors == 1
 
-    await until(counted)
+    await eventually(counted)

@@ -27,7 +27,7 @@ from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import Handler, JobContext, JobRunner, Resume
 from rbee.daemons.lanes import Lanes
 from rbee.daemons.writing import BATCH_BYTES, send_json
-from tests.support.queen import eventually
+from tests.support.waiting import eventually
 
 SECRET = "very-secret-fleet-token"
 

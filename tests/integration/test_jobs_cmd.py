@@ -19,7 +19,8 @@ from rbee.contracts.operations.hives import HiveCheckResponse
 from rbee.core.errors import RbeeError
 from rbee.daemons.jobs import JobContext
 from tests.support.hive_tool import Typed
-from tests.support.queen import Client, FakeHive, eventually, queen_config, queen_in
+from tests.support.queen import Client, FakeHive, queen_config, queen_in
+from tests.support.waiting import eventually
 from tests.support.workers import ROOT
 
 GO_ON = "Checked once more."

@@ -18,7 +18,7 @@ from rbee.daemons.app import Server, build
 from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import JobContext, JobRunner
 from rbee.daemons.lanes import Lanes
-from tests.support.hive import until
+from tests.support.waiting import eventually
 
 
 async def follows(context: JobContext, request: object) -> None:
@@ -44,7 +44,7 @@ class Jobs:
         async def has() -> bool:
             return await self.state(job_id) == state
 
-        await until(has)
+        await eventually(has)
 
     def stream(self, job_id: str) -> Any:
         return self.http.get(f"{self.url}/v1/jobs/{job_id}/stream")

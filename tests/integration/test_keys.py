@@ -17,7 +17,8 @@ from rbee.contracts.configs import QueenConfig
 from rbee.core.spec_queen import KeySpec, LimitsSpec
 from tests.support.gateway import Client as Raw
 from tests.support.mock_engine import MockEngine
-from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
+from tests.support.queen import MODEL, Client, beat, queen_config, queen_in, workers
+from tests.support.waiting import eventually
 
 FLEET = Token("the-fleets-own-token-0123456789")
 ALICE, BOB = "alices-key-0123456789", "bobs-key-0123456789"

@@ -19,8 +19,9 @@ from rbee.core.records import WorkerRecord
 from rbee.core.spec import WorkerOptions
 from tests.lab.cgroups import Cgroup
 from tests.lab.shell import LabError
-from tests.support.hive import HiveClient, install_engine, machine, until
+from tests.support.hive import HiveClient, install_engine, machine
 from tests.support.spawning import bad_engine, end_all, running, spawn
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -112,7 +113,7 @@ async def test_an_engine_that_the_kernel_kills_for_memory_is_told_as_that(
         async def told() -> bool:
             return "killed by the kernel: out of memory" in ((await only(hive)).reason or "")
 
-        await until(told)
+        await eventually(told)
         assert (await only(hive)).pid == worker.pid
         await end_all(hive)
 
@@ -130,6 +131,6 @@ async def test_a_worker_that_the_kernel_kills_for_memory_is_told_as_that_and_com
             seen = await only(hive)
             return seen.restarts == 1 and seen.status == "ready"
 
-        await until(back)
+        await eventually(back)
         assert (await only(hive)).last_end == "Its process was killed by the kernel: out of memory."
         await end_all(hive)

@@ -34,9 +34,10 @@ from rbee.core.records import ModelFile, ModelRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.models.preload import Preloader, files_of
-from tests.support.hive import MARK, HiveClient, client, install_engine, machine, settings, until
+from tests.support.hive import MARK, HiveClient, client, install_engine, machine, settings
 from tests.support.hive_process import hive_process, place, ready
 from tests.support.ports import free_range
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' page cache")
@@ -209,7 +210,7 @@ async def test_a_cancel_ends_the_reading_and_holds_nothing(started: Started, pat
                 break
         async with hive.session.get(f"{hive.url}/v1/jobs/{job}") as answer:
             assert (await answer.json())["state"] == "cancelled"
-        await until(lambda: not keepers("a"))
+        await eventually(lambda: not keepers("a"))
         assert (await stats(hive)).cached_models == ()
         assert await refused(hive, ModelPreloadEvict(model_id="a")) == "not_preloaded"
 
@@ -246,7 +247,7 @@ async def test_a_keeper_that_was_killed_is_replaced(started: Started, paths: Pat
         (lost,) = keepers("a")
         lost.kill()
         # It has no more arguments some time before it has ended; until then its pages are locked, and can't be dropped.
-        await until(lambda: lost.status() == psutil.STATUS_ZOMBIE)
+        await eventually(lambda: lost.status() == psutil.STATUS_ZOMBIE)
         pagecache.drop(paths.models / "a" / "a-0.gguf")
         assert (await stats(hive)).cached_models == ()
         assert (await load(hive, "a")).locked
@@ -261,7 +262,7 @@ async def test_what_lost_its_lock_and_is_still_there_is_locked_again(started: St
         (lost,) = keepers("a")
         lost.kill()
         # It has no more arguments some time before it has ended.
-        await until(lambda: lost.status() == psutil.STATUS_ZOMBIE)
+        await eventually(lambda: lost.status() == psutil.STATUS_ZOMBIE)
         # Its pages stay in the cache: all of it is there, and nothing holds it.
         again = await load(hive, "a")
         assert (again.locked, again.resident_bytes) == (True, 20 * MB)
@@ -284,7 +285,7 @@ async def test_a_deleted_model_and_a_stopped_hive_hold_nothing(started: Started,
         await load(hive, "a")
         await load(hive, "b")
         await hive.run(ModelDelete(model_id="a"))
-        await until(lambda: not keepers("a"))
+        await eventually(lambda: not keepers("a"))
         assert (await stats(hive)).cached_models == ("b",)
     assert not keepers("b")
 

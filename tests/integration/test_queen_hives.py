@@ -20,7 +20,8 @@ from rbee.daemons.jobs import JobContext
 from rbee.daemons.queen.known.hives import queen_url_for
 from tests.support.mock_engine import MockEngine, Script
 from tests.support.ports import free_port
-from tests.support.queen import MODEL, FakeHive, beat, eventually, queen_config, queen_in, record
+from tests.support.queen import MODEL, FakeHive, beat, queen_config, queen_in, record
+from tests.support.waiting import eventually
 
 TOKEN = Token("the-secret-of-the-fleet")
 

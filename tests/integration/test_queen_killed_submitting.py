@@ -15,7 +15,7 @@ from rbee.contracts.operations import wire
 from rbee.contracts.operations.workers import WorkerLogs
 from tests.support.fleet_processes import Fleet, ask, fleet_in
 from tests.support.holding_door import Door, door_before
-from tests.support.rbee_cli import until
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from rbee.daemons.jobs import JobContext
 from rbee.daemons.queen.known.registry import Registry
 from tests.support.mock_engine import MockEngine, Script, event
 from tests.support.ports import free_port
-from tests.support.queen import MODEL, Client, FakeHive, beat, eventually, queen_config, queen_in, record, workers
+from tests.support.queen import MODEL, Client, FakeHive, beat, queen_config, queen_in, record, workers
+from tests.support.waiting import eventually
 
 TOKENS = 60
 WHOLE = b"".join(event(i) for i in range(TOKENS)) + b"data: [DONE]\n\n"
@@ -161,7 +162,7 @@ async def test_a_hung_workers_hive_is_asked_until_it_can(tmp_path: Path) -> None
         assert await c.heartbeat(beat("w1", engine.port)) == 200
         c.queen.prober.probe(worker)  # it says that it is well; that is not what is doubted
         assert "quarantined" in str(c.queen.registry.why_not(worker))
-        await eventually(lambda: c.queen.registry.why_not(worker) is None, 20)
+        await eventually(lambda: c.queen.registry.why_not(worker) is None, seconds=20)
         assert [(r.worker_id, r.drain) for r in asked] == [("w1", False)] * 2
         assert "sent nothing for 1 s" in asked[0].reason
         async with c.chat(stream=True) as answer:

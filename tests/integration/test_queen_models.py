@@ -13,7 +13,8 @@ from rbee.contracts.configs import KnownHive, KnownModel, KnownWorker
 from rbee.core.records import ModelRecord
 from rbee.core.spec import WorkerOptions
 from rbee.core.spec_queen import KeySpec
-from tests.support.queen import MODEL, Client, FakeHive, beat, eventually, queen_config, queen_in, workers
+from tests.support.queen import MODEL, Client, FakeHive, beat, queen_config, queen_in, workers
+from tests.support.waiting import eventually
 
 CHAT = ("/v1/chat/completions", "/v1/completions", "/v1/a-path-of-tomorrow")
 

@@ -17,7 +17,8 @@ from rbee.contracts.decisions import DecisionRecord
 from rbee.core.errors import RbeeError
 from rbee.core.spec import PolicySpec
 from rbee.core.spec_queen import KeySpec
-from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
+from tests.support.queen import MODEL, Client, beat, queen_config, queen_in, workers
+from tests.support.waiting import eventually
 
 EU = KnownHive(hive_id="eu", url="http://127.0.0.1:9", labels={"region": "eu-west", "power": "quiet"})
 US = KnownHive(hive_id="us", url="http://127.0.0.1:9", labels={"region": "us-east"})

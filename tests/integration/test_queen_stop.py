@@ -43,8 +43,8 @@ from tests.support.fleet_processes import (
 )
 from tests.support.mock_engine import event
 from tests.support.ports import free_port, free_range
-from tests.support.rbee_cli import until
 from tests.support.sshd import Sshd
+from tests.support.waiting import until
 from tests.support.workers import ROOT
 
 _CONFIG = QueenConfig(fleet="test", models=(KnownModel(name=MODEL),), release="r1")

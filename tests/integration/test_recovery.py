@@ -24,7 +24,7 @@ from rbee.contracts.operations.workers import WorkerLogs
 from tests.support.fleet_processes import MODEL, SLOTS, Fleet, Stream, ask, fleet_in, job
 from tests.support.mock_engine import event
 from tests.support.queen import beat
-from tests.support.rbee_cli import until
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

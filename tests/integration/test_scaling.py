@@ -13,8 +13,9 @@ from rbee.core.spec import WorkerOptions
 from rbee.daemons.queen.scaling.scaler import Pace, groups
 from tests.integration.test_cold_start import ask, fleet
 from tests.support.mock_engine import Script
-from tests.support.queen import Client, eventually, queen_config
+from tests.support.queen import Client, queen_config
 from tests.support.small_hive import SmallHive, known
+from tests.support.waiting import eventually
 
 #: Hours in moments.
 FAST = Limits(up_after=0.2, up_soonest=0.05, down_after=0.5, cooldown=0.05, idle_after=1.0)

@@ -12,7 +12,8 @@ from typing import Any
 from rbee.contracts.configs import KnownModel
 from rbee.core.spec_queen import KeySpec, LimitsSpec
 from tests.integration.test_traces import PARENT, Collector
-from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
+from tests.support.queen import MODEL, Client, beat, queen_config, queen_in, workers
+from tests.support.waiting import eventually
 
 KEY = "alice-has-a-long-key"
 DASHBOARD = Path(__file__).parents[2] / "dashboards" / "grafana.json"

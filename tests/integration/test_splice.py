@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.support.gateway import Client, asked, client_of, error_of, serving, stream_of, until
+from tests.support.gateway import Client, asked, client_of, error_of, serving, stream_of
 from tests.support.mock_engine import MockEngine, Script, event
+from tests.support.waiting import eventually
 
 # Faithfulness.
 
@@ -25,7 +26,7 @@ async def test_a_stream_comes_through_byte_for_byte_however_it_is_cut(split: int
         assert (status, headers["content-type"], headers["x-request-id"]) == (200, "text/event-stream", "r1")
         assert "keep-alive" not in headers, "hop-by-hop: about the worker's connection"
         assert await client.chunks() == stream_of(3, "né蜂🐝")
-        await until(lambda: gateway.outcomes, "the outcome")
+        await eventually(lambda: gateway.outcomes, "the outcome")
         outcome = gateway.outcomes[0]
         assert (outcome.status, outcome.end, gateway.heads) == (200, "completed", [200])
         assert outcome.bytes == engine.seen[0].sent
@@ -125,7 +126,7 @@ async def test_a_body_that_ends_with_the_connection_ends_the_clients_too() -> No
         status, headers = await client.head()
         assert (status, headers["connection"]) == (200, "close")
         assert await client.rest() == b"x" * 1000
-        await until(lambda: gateway.outcomes, "the outcome")
+        await eventually(lambda: gateway.outcomes, "the outcome")
         assert gateway.outcomes[0].end == "completed"
 
 
@@ -173,7 +174,7 @@ async def test_the_access_log_has_status_and_bytes(caplog: pytest.LogCaptureFixt
     async with MockEngine() as engine, serving(engine) as gateway, client_of(gateway) as client:
         client.ask(asked(size=500, status=418))
         await client.answer()
-        await until(lambda: caplog.messages, "the line of the log")
+        await eventually(lambda: caplog.messages, "the line of the log")
         assert f'"POST /v1/x HTTP/1.1" 418 {engine.seen[0].sent}' in caplog.text
 
 
@@ -214,7 +215,7 @@ async def test_a_client_that_leaves_closes_the_workers_connection() -> None:
         await client.head()
         client.writer.transport.abort()
         await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
-        await until(lambda: gateway.outcomes, "the outcome")
+        await eventually(lambda: gateway.outcomes, "the outcome")
         assert gateway.outcomes[0].end == "client_gone"
         assert gateway.splice.pool.idle(gateway.upstream) == 0
 
@@ -222,10 +223,10 @@ async def test_a_client_that_leaves_closes_the_workers_connection() -> None:
 async def test_a_client_that_leaves_before_the_answer_closes_the_workers_connection() -> None:
     async with MockEngine() as engine, serving(engine) as gateway, client_of(gateway) as client:
         client.ask(asked(hang=True))
-        await until(lambda: engine.seen, "the request")
+        await eventually(lambda: engine.seen, "the request")
         await client.close()
         await asyncio.wait_for(engine.seen[0].closed.wait(), 30)
-        await until(lambda: gateway.outcomes, "the outcome")
+        await eventually(lambda: gateway.outcomes, "the outcome")
         assert (gateway.outcomes[0].end, gateway.outcomes[0].status) == ("client_gone", 499)
 
 

@@ -25,8 +25,9 @@ from rbee.adapters.splice import (
     UpstreamError,
 )
 from rbee.adapters.splice.exchange import Exchange
-from tests.support.gateway import Client, asked, client_of, error_of, serving, stream_of, until
+from tests.support.gateway import Client, asked, client_of, error_of, serving, stream_of
 from tests.support.mock_engine import MockEngine, Script, chunk, event
+from tests.support.waiting import eventually
 
 # The worker's connection.
 
@@ -40,7 +41,7 @@ async def test_connections_to_the_worker_are_kept_and_shared() -> None:
         assert engine.connections == 1
         assert gateway.splice.pool.idle(gateway.upstream) == 1
         gateway.splice.drop(gateway.upstream)
-        await until(lambda: not engine.open, "the idle connection closed")
+        await eventually(lambda: not engine.open, "the idle connection closed")
 
 
 async def test_a_machine_that_vanished_is_noticed_by_the_kernel() -> None:
@@ -102,7 +103,7 @@ async def test_a_connection_closed_while_idle_is_not_used() -> None:
         client.ask(asked())
         await client.answer()
         engine.close_connections()
-        await until(lambda: gateway.splice.pool.idle(gateway.upstream) == 0, "the pool noticed")
+        await eventually(lambda: gateway.splice.pool.idle(gateway.upstream) == 0, "the pool noticed")
         client.ask(asked())
         assert (await client.answer())[0] == 200
         assert engine.requests == 2
@@ -113,7 +114,7 @@ async def test_bytes_nobody_asked_for_close_an_idle_connection() -> None:
         client.ask(asked())
         await client.answer()
         next(iter(engine.open)).transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray")
-        await until(lambda: not engine.open, "the connection closed")
+        await eventually(lambda: not engine.open, "the connection closed")
         client.ask(asked())
         assert b"hello" in (await client.answer())[2]
 
@@ -204,7 +205,7 @@ async def test_a_worker_that_dies_mid_stream_ends_it_with_an_error_frame() -> No
         }
         assert b"[DONE]" not in b"".join(chunks)
         assert await client.rest() == b"", "then the connection closes"
-        await until(lambda: gateway.outcomes, "the outcome")
+        await eventually(lambda: gateway.outcomes, "the outcome")
         assert gateway.outcomes[0].end == "upstream_died"
         assert "closed" in gateway.outcomes[0].reason
 
@@ -235,7 +236,7 @@ async def test_a_worker_that_dies_inside_a_plain_answer_leaves_it_cut() -> None:
         _, headers = await client.head()
         assert headers["content-length"] == "1000"
         assert await client.rest() == b"x" * 300
-        await until(lambda: gateway.outcomes, "the outcome")
+        await eventually(lambda: gateway.outcomes, "the outcome")
         assert gateway.outcomes[0].end == "upstream_died"
 
 
@@ -256,7 +257,7 @@ async def test_the_time_for_the_whole_answer_ends_a_stream_with_a_frame() -> Non
         client.ask(asked(True, tokens=10_000, interval=0.01))
         await client.head()
         assert error_of(b"".join(await client.chunks()))["type"] == "timeout_error"
-        await until(lambda: gateway.outcomes, "the outcome")
+        await eventually(lambda: gateway.outcomes, "the outcome")
         assert gateway.outcomes[0].end == "timed_out"
         assert engine.seen[0].closed.is_set()
     async with MockEngine() as engine, serving(engine, total_timeout=0.05) as gateway, client_of(gateway) as client:

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from rbee.contracts.jobs import Job
 from rbee.core.errors import RbeeError, Unavailable
 from tests.support.postgres import PASSWORD, Cluster, cluster
 from tests.support.stores import Stores, job, listed
+from tests.support.waiting import eventually
 
 #: A lease that is over soon: nothing here needs it to hold.
 SOON = 0.4
@@ -42,13 +42,6 @@ async def opened(stores: Stores, holder: str, **settings: float) -> PostgresStor
     store = await stores.open(holder, **settings)
     assert isinstance(store, PostgresStore)
     return store
-
-
-async def until(check: Callable[[], Awaitable[object]], seconds: float = 40.0) -> None:
-    end = time.monotonic() + seconds
-    while not await check():
-        assert time.monotonic() < end, "did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 async def asked(stores: Stores, text: str, *values: object) -> list[tuple[object, ...]]:
@@ -152,7 +145,7 @@ async def test_a_lease_is_one_queens_until_it_is_over_or_given_back(stores: Stor
     assert not await b.lease("scaler", HELD)
     assert await b.lease("another", HELD)
     assert await a.lease("scaler", SOON), "renewed, for less"
-    await until(lambda: b.lease("scaler", HELD))
+    await eventually(lambda: b.lease("scaler", HELD))
     assert not await a.lease("scaler", HELD)
     await a.release("scaler")
     assert not await a.lease("scaler", HELD), "she can give back only what is hers"
@@ -181,7 +174,7 @@ async def test_what_one_publishes_the_others_hear_in_order_whatever_its_length(s
     heard: dict[str, list[bytes]] = {"a": [], "b": [], "c": []}
     for store in (a, b, c):
         store.subscribe("worker", heard[store.holder].append)
-    await until(lambda: _true(all(x[:1] == [b""] for x in heard.values()) or _greeted(a, b, c)))
+    await eventually(lambda: _true(all(x[:1] == [b""] for x in heard.values()) or _greeted(a, b, c)))
     said = [b"%d:" % i + "\u00e9\n".encode() * (9_000 if i % 3 == 0 else 5) for i in range(30)]
     for text in said:
         a.publish("worker", text)
@@ -189,7 +182,7 @@ async def test_what_one_publishes_the_others_hear_in_order_whatever_its_length(s
     b.publish("worker", b"from b")
     a.publish("worker", b"x" * (2**20 + 1))
     a.publish("worker", b"last")
-    await until(lambda: _true(b"last" in heard["b"] and b"last" in heard["c"] and b"from b" in heard["a"]))
+    await eventually(lambda: _true(b"last" in heard["b"] and b"last" in heard["c"] and b"from b" in heard["a"]))
     assert [x for x in heard["b"] if x] == [*said, b"last"]
     assert [x for x in heard["c"] if x and x != b"from b"] == [*said, b"last"]
     assert [x for x in heard["a"] if x] == [b"from b"], "nobody hears herself"
@@ -227,7 +220,7 @@ async def test_jobs_of_a_living_queen_are_never_taken_those_of_a_dead_one_are_ta
             mine.extend(more)
         return sum(map(len, claimed)) >= 10
 
-    await until(all_claimed)
+    await eventually(all_claimed)
     ids = sorted(j.job_id for mine in claimed for j in mine)
     assert ids == sorted(f"job-{n}" for n in range(2, 12)), "each of them once, and no other"
     # The one who was taken for dead is back: what she says of them now is not theirs any more.
@@ -259,7 +252,7 @@ async def test_a_cancel_reaches_the_queen_who_runs_the_job(stores: Stores) -> No
     a.put(job(1, "running"))
     await a.settled()
     await b.request_cancel("job-1")
-    await until(lambda: _true(b"job-1" in heard))
+    await eventually(lambda: _true(b"job-1" in heard))
     assert await a.orders(["job-1"]) == (["job-1"], []), "also when she did not hear it"
     assert await b.orders([]) == ([], [])
 
@@ -302,7 +295,7 @@ async def test_what_is_written_while_it_is_away_is_there_when_it_is_back(
         store.put(job(1))
         store.publish("worker", b"nobody hears it")
         settled = asyncio.ensure_future(store.settled())
-        await until(lambda: _true(store.trouble is not None))
+        await eventually(lambda: _true(store.trouble is not None))
         for question in (store.get("job-1"), store.take("x", 1, 1, 1), store.orders([]), store.request_cancel("job-1")):
             with pytest.raises(Unavailable) as caught:
                 await asyncio.wait_for(question, 60)
@@ -318,10 +311,10 @@ async def test_what_is_written_while_it_is_away_is_there_when_it_is_back(
         assert found.state == "completed"
         events = await store.events("job-1", 0, 2000)
         assert [seq for seq, _ in events] == list(range(1, 1002))
-        await until(lambda: _true(b"" in heard))
+        await eventually(lambda: _true(b"" in heard))
         other = await opened(stores, "b")
         other.put(job(2))
-        await until(lambda: _true(b"job-2" in heard))
+        await eventually(lambda: _true(b"job-2" in heard))
         assert PASSWORD not in caplog.text
         await stores.close()
 
@@ -340,7 +333,7 @@ async def test_what_waits_for_a_database_is_bounded_and_jobs_outlast_events(tmp_
         assert isinstance(first, PostgresStore)
         first._writer = writer  # only `put` is used: what it makes of a job
         first.put(job(1, "running"))
-        await until(lambda: _true(writer.trouble is not None))
+        await eventually(lambda: _true(writer.trouble is not None))
         for n in range(1, 1001):
             writer.add(Append("job-1", n, b"x"))
             writer.add(Note("worker", "old by then"))
@@ -371,7 +364,7 @@ async def test_a_store_that_closes_while_the_database_is_away_ends_in_time(tmp_p
         await asyncio.to_thread(own.stop)
         store.put(job(1))
         waiting = asyncio.ensure_future(store.settled())
-        await until(lambda: _true(store.trouble is not None))
+        await eventually(lambda: _true(store.trouble is not None))
         await asyncio.wait_for(store.close(), 60)
         with pytest.raises(RbeeError):
             await waiting

@@ -29,8 +29,9 @@ from rbee.core.records import WorkerRecord
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.app import HiveDaemon
 from rbee.daemons.hive.workers.files import WorkerFolder
-from tests.support.hive import MARK, HiveClient, client, install_engine, machine, settings, until
+from tests.support.hive import MARK, HiveClient, client, install_engine, machine, settings
 from tests.support.ports import free_range
+from tests.support.waiting import eventually
 from tests.support.workers import llama_cpp
 
 pytestmark = pytest.mark.engine
@@ -83,7 +84,7 @@ async def becomes(hive: HiveClient, seconds: float = 40.0, **wanted: Any) -> Wor
         worker = await only(hive)
         return all(getattr(worker, name) == value for name, value in wanted.items())
 
-    await until(is_so, seconds)
+    await eventually(is_so, seconds=seconds)
     return await only(hive)
 
 
@@ -128,8 +129,8 @@ async def test_the_record_of_a_worker_is_live(paths: Paths) -> None:
         async def measured() -> bool:
             return (await only(hive)).cpu_percent is not None
 
-        await until(measured)
-        await until(lambda: _up(hive))
+        await eventually(measured)
+        await eventually(lambda: _up(hive))
 
 
 async def _up(hive: HiveClient) -> bool:
@@ -148,7 +149,7 @@ async def test_a_hung_worker_is_told_then_killed_with_its_engine_and_started_aga
         assert after.last_end.startswith("It hung: it has not answered for ")
         assert (after.pid != before.pid, after.health_status, after.reason) == (True, "healthy", None)
         assert process.identify(before.pid) is None
-        await until(lambda: not process.alive(engine))
+        await eventually(lambda: not process.alive(engine))
 
 
 async def test_one_that_was_stopped_for_a_moment_is_left_alone(paths: Paths) -> None:
@@ -244,7 +245,7 @@ async def test_a_request_in_progress_keeps_a_worker_however_long_it_takes(paths:
             assert (seen.status in ("ready", "busy"), seen.pid) == (True, worker.pid)
             return datetime.fromisoformat(seen.last_health_check.replace("Z", "+00:00")) - begun > timedelta(seconds=3)
 
-        await until(looked_at_for_longer)
+        await eventually(looked_at_for_longer)
         os.kill(engine.pid, signal.SIGCONT)
         await asked
         assert (await becomes(hive, status="unloaded")).reason == "had no request for 1.5 seconds"
@@ -305,7 +306,7 @@ async def test_settings_deleted_by_hand_are_written_again(paths: Paths) -> None:
         pid = (await hive.run(spawn())).response.pid
         folder = WorkerFolder.of(paths.workers, "w1")
         shutil.rmtree(folder.path)
-        await until((folder.path / "process.json").exists)
+        await eventually((folder.path / "process.json").exists)
     async with hive_of(paths) as hive:
         found = await only(hive)
         assert (found.pid, found.mark) == (pid, MARK)
@@ -430,7 +431,7 @@ async def test_an_engines_death_is_told_while_it_is_started_again(paths: Paths) 
             worker = await only(hive)
             return worker.status == "starting" and "SIGSEGV" in (worker.reason or "")
 
-        await until(told)
+        await eventually(told)
         healed = await becomes(hive, status="ready")
         assert (healed.pid, healed.restarts, healed.reason) == (spawned.pid, 0, None)
 
@@ -446,7 +447,7 @@ async def test_a_worker_that_gave_up_on_its_engine_is_started_anew_by_the_hive(p
                 await becomes_other(hive, "ready")
             return worker.restarts == 1
 
-        await until(killed_until_it_gives_up)
+        await eventually(killed_until_it_gives_up)
         after = await becomes(hive, status="ready", restarts=1)
         assert after.pid != before.pid
         assert process.identify(before.pid) is None
@@ -461,7 +462,7 @@ async def becomes_other(hive: HiveClient, status: str) -> None:
     async def is_so() -> bool:
         return (await only(hive)).status != status
 
-    await until(is_so)
+    await eventually(is_so)
 
 
 async def test_one_that_cannot_load_its_model_any_more_is_tried_again_and_then_given_up(paths: Paths) -> None:

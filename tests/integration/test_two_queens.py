@@ -24,8 +24,9 @@ from rbee.daemons.job_routes import JobRoutes
 from rbee.daemons.jobs import Handler, JobContext, JobRunner, Resume
 from rbee.daemons.queen.admission.shared_rates import SharedRates
 from tests.support.postgres import PASSWORD, Cluster, cluster
-from tests.support.queen import Client, FakeHive, beat, eventually, queen_config, queen_in
+from tests.support.queen import Client, FakeHive, beat, queen_config, queen_in
 from tests.support.stores import Stores, job
+from tests.support.waiting import eventually
 
 Frames = list[tuple[int | None, Any]]
 
@@ -262,7 +263,7 @@ async def test_a_job_that_nobody_can_write_down_is_refused_and_never_begins(tmp_
                 assert answer.status == 503
             assert begun == [done]
             await asyncio.to_thread(own.start)
-            await eventually(lambda: a.runner.store.trouble is None, 20)
+            await eventually(lambda: a.runner.store.trouble is None, seconds=20)
             again = await a.submit()
             await a.stream(again)
             assert begun == [done, again]

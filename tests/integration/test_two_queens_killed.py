@@ -19,7 +19,7 @@ from tests.support.fleet_processes import Daemon, Fleet, Home, Stream, ask, flee
 from tests.support.mock_engine import event
 from tests.support.ports import free_port
 from tests.support.postgres import PASSWORD, Cluster
-from tests.support.rbee_cli import until
+from tests.support.waiting import until
 
 WHOLE = "".join(event(i).decode() for i in range(40)) + "data: [DONE]\n\n"
 

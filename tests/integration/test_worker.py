@@ -14,7 +14,8 @@ import pytest
 
 from rbee.core.spec import WorkerOptions
 from tests.support.tiny_gguf import CHATML, WITH_TOOLS, write_tiny_gguf
-from tests.support.workers import Running, running, until, worker_config
+from tests.support.waiting import eventually
+from tests.support.workers import Running, running, worker_config
 
 pytestmark = pytest.mark.engine
 
@@ -153,7 +154,7 @@ async def test_what_only_looks_like_json_is_refused(worker: Running, body: bytes
 async def test_a_client_that_leaves_stops_the_engine(worker: Running, body: dict[str, Any]) -> None:
     async with aiohttp.ClientSession(worker.config.url) as leaving:
         asked = asyncio.create_task(leaving.post(CHAT, json={"model": "tiny", "temperature": 0, **body}))
-        await until(worker.engine_slots_busy)
+        await eventually(worker.engine_slots_busy)
         asked.cancel()
         await asyncio.wait({asked})
         if not asked.cancelled():
@@ -162,7 +163,7 @@ async def test_a_client_that_leaves_stops_the_engine(worker: Running, body: dict
     async def idle() -> bool:
         return not await worker.engine_slots_busy() and worker.daemon.state.active == 0
 
-    await until(idle)
+    await eventually(idle)
     # Nothing but its client's leaving can have ended it: the counts of a whole answer were never seen.
     assert (await worker.info())["tokens_generated"] == 0
     assert (await worker.post(CHAT, {"model": "tiny", "messages": HELLO, "max_tokens": 1}))[0] == 200
@@ -176,7 +177,7 @@ async def test_responses_and_messages_stop_too(worker: Running, stream: bool) ->
     ):
         async with aiohttp.ClientSession(worker.config.url) as leaving:
             asked = asyncio.create_task(leaving.post(path, json={"model": "tiny", "stream": stream, **body}))
-            await until(worker.engine_slots_busy)
+            await eventually(worker.engine_slots_busy)
             asked.cancel()
             await asyncio.wait({asked})
             if not asked.cancelled():
@@ -185,7 +186,7 @@ async def test_responses_and_messages_stop_too(worker: Running, stream: bool) ->
         async def idle() -> bool:
             return not await worker.engine_slots_busy() and worker.daemon.state.active == 0
 
-        await until(idle)
+        await eventually(idle)
     assert (await worker.info())["tokens_generated"] == 0
 
 
@@ -238,7 +239,7 @@ async def test_a_request_ends_when_its_time_is_over(worker: Running, change: dic
     async def idle() -> bool:
         return not await worker.engine_slots_busy()
 
-    await until(idle)
+    await eventually(idle)
     async with worker.client.post(CHAT, json=body, headers={"X-Deadline": "1000"}) as answer:
         assert answer.status == 504
 

@@ -15,7 +15,8 @@ from rbee.daemons.worker.heartbeat import Heartbeat
 from rbee.daemons.worker.state import WorkerState
 from tests.support.ports import free_port
 from tests.support.tiny_gguf import write_tiny_gguf
-from tests.support.workers import until, worker_config
+from tests.support.waiting import eventually
+from tests.support.workers import worker_config
 
 
 class Queen:
@@ -56,7 +57,7 @@ async def test_starting_ready_and_stopping_reach_the_queen(tmp_path: Path) -> No
         config = worker_config(tmp_path / "tiny.gguf", queen_url=queen.url, heartbeat_interval=600)
         daemon = WorkerDaemon(config, Token("a-token-of-the-fleet"))
         await daemon.start()
-        await until(lambda: queen.heard and queen.heard[-1].status == "ready")
+        await eventually(lambda: queen.heard and queen.heard[-1].status == "ready")
         await daemon.stop()
     assert queen.heard[0].status == "starting"
     assert queen.heard[-1].status == "stopping"
@@ -76,7 +77,7 @@ async def test_many_changes_are_few_heartbeats_and_the_last_is_true(tmp_path: Pa
             with state.request():
                 assert state.status == "busy"
         with state.request():
-            await until(lambda: queen.heard and queen.heard[-1].requests_handled == 500)
+            await eventually(lambda: queen.heard and queen.heard[-1].requests_handled == 500)
         await heartbeat.stop()
     assert queen.heard[-1].status == "busy"
     assert len(queen.heard) <= 3
@@ -90,9 +91,9 @@ async def test_a_queen_that_was_away_is_told_when_she_is_back(tmp_path: Path) ->
     state.enter("serving")
     async with queen:
         queen.status = 503
-        await until(lambda: queen.heard)
+        await eventually(lambda: queen.heard)
         queen.status = 200
-        await until(lambda: len(queen.heard) >= 2)
+        await eventually(lambda: len(queen.heard) >= 2)
     await heartbeat.stop()
     assert queen.heard[-1].status == "ready"
 
@@ -104,9 +105,9 @@ async def test_a_model_that_loads_is_told_of_as_it_goes(tmp_path: Path) -> None:
     async with Queen() as queen:
         heartbeat = Heartbeat(queen.url, None, state, 600)
         heartbeat.start()
-        await until(lambda: [h.progress for h in queen.heard][:3] == [0.25, 0.5, 0.75])
+        await eventually(lambda: [h.progress for h in queen.heard][:3] == [0.25, 0.5, 0.75])
         state.enter("serving")
-        await until(lambda: queen.heard[-1].status == "ready")
+        await eventually(lambda: queen.heard[-1].status == "ready")
         await heartbeat.stop()
     assert queen.heard[-1].progress is None
     assert queen.heard[-1].paths == ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")

@@ -20,7 +20,8 @@ import rbee.adapters.guard
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.worker.supervisor import Limits
 from tests.support.tiny_gguf import write_tiny_gguf
-from tests.support.workers import ROOT, alive, healthy, llama_cpp, process, running, until, worker_config
+from tests.support.waiting import eventually
+from tests.support.workers import ROOT, alive, healthy, llama_cpp, process, running, worker_config
 
 pytestmark = pytest.mark.engine
 
@@ -43,14 +44,14 @@ async def test_an_engine_killed_in_a_stream_comes_back(model: Path) -> None:
         async with w.client.post(CHAT, json=LONG) as answer:
             await answer.content.readany()
             queued = asyncio.create_task(w.post(CHAT, LONG))
-            await until(lambda: w.daemon.state.active == 2)
+            await eventually(lambda: w.daemon.state.active == 2)
             os.kill(first, signal.SIGKILL)
             *_, last = (await answer.text()).strip().split("\n\n")
         assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
         status, refusal = await queued
         assert (status, refusal["error"]["code"]) in ((503, "engine_died"), (503, "model_loading"))
 
-        await until(lambda: w.daemon.state.engine_starts == 2)
+        await eventually(lambda: w.daemon.state.engine_starts == 2)
         assert await healthy(w.client)
         info = await w.info()
         assert info["engine_pid"] != first
@@ -69,7 +70,7 @@ async def test_an_engine_that_hangs_is_killed_and_comes_back(model: Path) -> Non
             os.kill(first, signal.SIGSTOP)
             *_, last = (await answer.text()).strip().split("\n\n")
         assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
-        await until(lambda: w.daemon.state.engine_starts == 2)
+        await eventually(lambda: w.daemon.state.engine_starts == 2)
         assert not alive(first)
         assert (await w.post(CHAT, {**LONG, "stream": False, "max_tokens": 2}))[0] == 200
 
@@ -86,7 +87,7 @@ async def test_an_engine_at_work_is_not_hung_though_it_has_no_time_to_answer(mod
 async def test_an_engine_killed_before_its_one_answer_is_a_503(model: Path) -> None:
     async with running(config(model)) as w:
         asked = asyncio.create_task(w.client.post(CHAT, json={**LONG, "stream": False}))
-        await until(w.engine_slots_busy)
+        await eventually(w.engine_slots_busy)
         os.kill((await w.info())["engine_pid"], signal.SIGKILL)
         answer = await asked
         assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
@@ -122,7 +123,7 @@ async def test_an_engine_that_never_starts_is_given_up(model: Path, how: str, wo
     bad = dataclasses.replace(llama_cpp(), launcher=None, command=("{python}", script, how, "{port}"))
     limits = Limits(start_timeout=0.3 if how == "silent" else 20.0, restarts=2, backoff=0.01)
     async with running(config(model, provider=bad), limits, ready=False) as w:
-        await until(lambda: w.daemon.state.phase == "failed")
+        await eventually(lambda: w.daemon.state.phase == "failed")
         assert words in str(w.daemon.state.reason)
         assert "3 times" in str(w.daemon.state.reason)
 
@@ -131,7 +132,7 @@ async def test_while_it_loads_it_says_so(model: Path) -> None:
     script = str(ROOT / "tests" / "support" / "bad_engine.py")
     slow = dataclasses.replace(llama_cpp(), launcher=None, command=("{python}", script, "silent", "{port}"))
     async with running(config(model, provider=slow), ready=False) as w:
-        await until(lambda: w.daemon.supervisor.loading_pid)
+        await eventually(lambda: w.daemon.supervisor.loading_pid)
         async with w.client.get("/health") as answer:
             health = await answer.json()
             assert (answer.status, health["status"]) == (503, "starting")
@@ -143,21 +144,21 @@ async def test_while_it_loads_it_says_so(model: Path) -> None:
 
 async def test_no_engine_outlives_its_killed_worker(model: Path, tmp_path: Path) -> None:
     async with process(config(model), tmp_path) as (child, w):
-        await until(lambda: healthy(w.client))
+        await eventually(lambda: healthy(w.client))
         engine = (await w.info())["engine_pid"]
         assert alive(engine)
         child.kill()
-        await until(lambda: not alive(engine))
+        await eventually(lambda: not alive(engine))
 
 
 async def test_sigterm_lets_a_stream_end_and_takes_no_more(model: Path, tmp_path: Path) -> None:
     async with process(config(model), tmp_path) as (child, w):
-        await until(lambda: healthy(w.client))
+        await eventually(lambda: healthy(w.client))
         engine = (await w.info())["engine_pid"]
         async with w.client.post(CHAT, json={**LONG, "max_tokens": 1500}) as answer:
             await answer.content.readany()
             child.terminate()
-            await until(lambda: stopping(w.client))
+            await eventually(lambda: stopping(w.client))
             async with w.client.post(CHAT, json=LONG) as refused:
                 assert (refused.status, "Retry-After" in refused.headers) == (503, True)
             assert (await answer.text()).endswith("data: [DONE]\n\n")
@@ -172,15 +173,15 @@ async def stopping(client: aiohttp.ClientSession) -> bool:
 
 async def test_a_second_sigterm_ends_at_once(model: Path, tmp_path: Path) -> None:
     async with process(config(model), tmp_path) as (child, w):
-        await until(lambda: healthy(w.client))
+        await eventually(lambda: healthy(w.client))
         engine = (await w.info())["engine_pid"]
         async with w.client.post(CHAT, json=LONG) as answer:
             await answer.content.readany()
             child.terminate()
-            await until(lambda: stopping(w.client))
+            await eventually(lambda: stopping(w.client))
             child.terminate()
             assert await asyncio.to_thread(child.wait, 20) == 128 + signal.SIGTERM
-        await until(lambda: not alive(engine))
+        await eventually(lambda: not alive(engine))
 
 
 async def test_the_key_of_the_engine_is_in_no_command_line(model: Path) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.ports import free_port, free_range
-from tests.support.rbee_cli import Ran, RbeeHome, until
+from tests.support.rbee_cli import Ran, RbeeHome
+from tests.support.waiting import until
 
 from .hosts import Host
 from .lab import Lab

@@ -20,7 +20,8 @@ from rbee.adapters.paths import Paths
 from rbee.adapters.ssh import SshShell
 from rbee.core.spec import Ssh
 from rbee.fleet import facts
-from tests.support.rbee_cli import Ran, until
+from tests.support.rbee_cli import Ran
+from tests.support.waiting import until
 
 from .fleet import Fleet, fleet_of
 from .lab import Lab

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rbee_cli import until
+from tests.support.waiting import until
 
 from .fleet import Fleet, fleet_of
 from .lab import Lab

@@ -14,8 +14,9 @@ import pytest
 from rbee.adapters import shipped
 from tests.support.files_server import FileServer, file_server
 from tests.support.hub_server import COMMIT, hub_server
-from tests.support.rbee_cli import Ran, until
+from tests.support.rbee_cli import Ran
 from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.waiting import until
 
 from .fleet import Fleet, fleet_of
 from .lab import Lab

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.rbee_cli import until
+from tests.support.waiting import until
 
 from .fleet import Fleet, fleet_of
 from .lab import Lab

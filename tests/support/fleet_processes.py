@@ -36,7 +36,7 @@ from rbee.core.spec import Ssh, WorkerOptions
 from rbee.core.spec_queen import LimitsSpec
 from tests.support.hive import install_engine
 from tests.support.ports import free_port, free_range
-from tests.support.rbee_cli import until
+from tests.support.waiting import until
 from tests.support.workers import ROOT, llama_cpp
 
 MODEL = "bee-tiny"

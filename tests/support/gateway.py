@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from aiohttp import web
@@ -132,14 +132,6 @@ async def client_of(gateway: Gateway) -> AsyncIterator[Client]:
 
 def asked(stream: bool = False, **script: Any) -> bytes:
     return json.dumps({"model": "m", "stream": stream, "mock": script}).encode()
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"never: {what}")
 
 
 def stream_of(tokens: int, text: str = "tok") -> list[bytes]:

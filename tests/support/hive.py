@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -117,16 +116,3 @@ def settings(ports: tuple[int, int], **changes: Any) -> HiveConfig:
     return HiveConfig(
         **{"hive_id": "h1", "fleet": "test", "listen": "127.0.0.1:0", "worker_ports": ports, "release": "r1", **changes}
     )
-
-
-async def until(true: Any, seconds: float = 40.0) -> None:
-    """Wait until `true()` (or what it awaits) is true."""
-    end = asyncio.get_running_loop().time() + seconds
-    while True:
-        found = true()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return
-        assert asyncio.get_running_loop().time() < end, "waited in vain"
-        await asyncio.sleep(0.02)

@@ -18,8 +18,9 @@ import psutil
 from rbee.adapters.paths import Paths, write_atomic
 from rbee.contracts import codec
 from rbee.contracts.configs import HiveConfig
-from tests.support.hive import HiveClient, settings, until
+from tests.support.hive import HiveClient, settings
 from tests.support.ports import free_port, free_range
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +73,4 @@ async def ready(hive: HiveClient) -> None:
         except OSError:
             return False
 
-    await until(answers)
+    await eventually(answers)

@@ -11,7 +11,8 @@ from pathlib import Path
 from rbee.contracts.configs import KnownModel
 from rbee.core.spec import WorkerOptions
 from tests.support.mock_engine import MockEngine
-from tests.support.queen import Client, beat, eventually, queen_config, queen_in
+from tests.support.queen import Client, beat, queen_config, queen_in
+from tests.support.waiting import eventually
 from tests.support.workers import ROOT, Running, running, worker_config
 
 BEE = ROOT / "models" / "bee-tiny" / "bee-tiny-q8_0.gguf"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -210,16 +210,3 @@ def record(worker_id: str, port: int, **changes: Any) -> WorkerRecord:
         "started_at": "2026-01-01T00:00:00Z",
     }
     return WorkerRecord(**{**said, **changes})
-
-
-async def eventually(check: Callable[[], Any], seconds: float = 40.0) -> Any:
-    """What `check` gives (or its awaitable) as soon as that is true; fails after `seconds`."""
-    end = asyncio.get_running_loop().time() + seconds
-    while True:
-        found = check()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return found
-        assert asyncio.get_running_loop().time() < end, "did not come true in time"
-        await asyncio.sleep(0.02)

@@ -9,8 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,14 +132,3 @@ def rbee_home(root: Path, text: str = ONE) -> Iterator[RbeeHome]:
         yield home
     finally:
         home.close()
-
-
-def until(check: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
-    """Poll until `check` is true and return it; a failure names what was waited for."""
-    end = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for: {what}"
-        time.sleep(0.05)

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rbee.core.spec import WorkerOptions
 from rbee.daemons.worker.app import WorkerDaemon
 from rbee.daemons.worker.supervisor import Limits
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,18 +83,6 @@ class Running:
             return sum(slot["is_processing"] for slot in await answer.json())
 
 
-async def until(true: Callable[[], Any], seconds: float = 40.0) -> Any:
-    """Waits until `true()` (plain or awaitable) gives something true; fails the test when it never does."""
-    for _ in range(int(seconds / 0.02)):
-        found = true()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return found
-        await asyncio.sleep(0.02)
-    raise AssertionError("it did not happen in time")
-
-
 @asynccontextmanager
 async def running(config: WorkerConfig, limits: Limits | None = None, *, ready: bool = True) -> AsyncIterator[Running]:
     """A worker in this process; `ready` waits for its model."""
@@ -103,7 +91,7 @@ async def running(config: WorkerConfig, limits: Limits | None = None, *, ready: 
     try:
         async with aiohttp.ClientSession(config.url) as client:
             if ready:
-                await until(lambda: daemon.state.phase != "starting")
+                await eventually(lambda: daemon.state.phase != "starting")
             yield Running(config, client, daemon)
     finally:
         await daemon.stop()

@@ -4,19 +4,11 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from rbee.adapters import process
 from rbee.adapters.trees import Memory, Tree, _elsewhere, cpu_between, trees
-
-
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+from tests.support.waiting import until
 
 
 def test_a_tree_is_measured_with_its_grandchildren(tmp_path: Path) -> None:
