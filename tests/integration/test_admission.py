@@ -17,7 +17,8 @@ from rbee.contracts import codec
 from rbee.contracts.configs import KnownModel, QueenConfig
 from rbee.core.spec_queen import KeySpec, LimitsSpec
 from tests.support.mock_engine import MockEngine, Script
-from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
+from tests.support.queen import MODEL, Client, beat, queen_config, queen_in, workers
+from tests.support.waiting import eventually
 
 HANG = {"hang": True}
 KEYS = {"alice": "alices-key-0123456789", "bob": "bobs-key-0123456789", "cron": "crons-key-0123456789"}

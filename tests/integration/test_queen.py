@@ -18,7 +18,8 @@ from rbee.contracts.configs import KnownModel
 from rbee.daemons.queen.front.paths import INFERENCE_PATHS
 from tests.support.mock_engine import MockEngine, Script
 from tests.support.ports import free_port
-from tests.support.queen import MODEL, Client, beat, eventually, queen_config, queen_in, workers
+from tests.support.queen import MODEL, Client, beat, queen_config, queen_in, workers
+from tests.support.waiting import eventually
 
 TOKEN = Token("the-secret-of-the-fleet")
 
