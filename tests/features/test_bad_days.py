@@ -9,7 +9,8 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx2 as httpx
 import psutil
@@ -181,9 +182,14 @@ def _mend(story: Story) -> None:
     story.notes["server"].mend()
 
 
-WRITE = {
+def _folder_for(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+WRITE: dict[str, Callable[[Path], object]] = {
     "empty": lambda f: f.write_bytes(b""),
-    "a directory": lambda f: (f.unlink(), f.mkdir()),
+    "a directory": _folder_for,
     "not UTF-8": lambda f: f.write_bytes(b"version: 1\nfleet: \xff\xfe\n"),
     "a YAML bomb": lambda f: f.write_text(_bomb()),
     "misspelt": lambda f: f.write_text("version: 1\nfleet: t\nhive:\n  a: {}\n"),

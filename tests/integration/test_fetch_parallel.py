@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ async def test_a_fast_connection_stays_alone(target: Path) -> None:
     ],
     ids=["no ranges said", "no validator", "weak validator"],
 )
-async def test_one_connection_where_parts_could_be_of_two_files(target: Path, faults: dict[str, object]) -> None:
+async def test_one_connection_where_parts_could_be_of_two_files(target: Path, faults: dict[str, Any]) -> None:
     async with file_server(DATA, pause=0.001, **faults) as server:
         whole(target, await get(server, target), server)
         assert server.peak == 1

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -155,7 +156,7 @@ async def test_foreign_pids_are_never_touched(hive: HiveClient) -> None:
     ],
 )
 async def test_what_cannot_be_is_refused_before_anything_starts(
-    hive: HiveClient, paths: Paths, changes: dict[str, object], code: str, said: str
+    hive: HiveClient, paths: Paths, changes: dict[str, Any], code: str, said: str
 ) -> None:
     with pytest.raises(RbeeError, match=said) as refused:
         await hive.run(spawn(**changes))

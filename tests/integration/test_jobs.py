@@ -438,7 +438,7 @@ async def test_what_is_asked_again_under_its_key_is_the_same_job(tmp_path: Path)
         return QueenCheckResponse(message="ok")
 
     async def ask(b: Bench, key: str, name: str = "QueenCheck") -> tuple[int, dict[str, Any]]:
-        body = {"operation": {name: {}}}
+        body: dict[str, Any] = {"operation": {name: {}}}
         async with b.http.post(f"{b.url}/v1/jobs", json=body, headers={"Idempotency-Key": key}) as answer:
             return answer.status, await answer.json()
 

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_a_queen_killed_under_load_comes_back_and_finds_all(fleet: Fleet) -> Non
     assert {*running, done["job_id"]} <= set(listed)
     # They are the hive's, which goes on with those that it had got by then: these are followed again. None was begun
     # twice, and none goes on that nobody knows of.
-    states = {x: until(lambda x=x: _settled(fleet, x), "the job to be found again, or not") for x in running}
+    states = {x: until(partial(_settled, fleet, x), "the job to be found again, or not") for x in running}
     assert {x["error"]["code"] for x in states.values() if x["error"]} <= {"interrupted"}
     followed_on = [x for x, found in states.items() if found["state"] == "running"]
     at_hive = ask(f"{fleet.hives['h1'].url}/v1/jobs?state=running")["jobs"]

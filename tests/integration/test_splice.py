@@ -74,7 +74,7 @@ async def test_an_extra_header_replaces_the_workers_and_what_on_head_returns_is_
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\0b"])
 @pytest.mark.parametrize("where", ["headers", "extra_headers"])
 async def test_a_header_that_would_break_out_of_its_line_is_refused(where: str, value: str) -> None:
-    options = {where: [("X-Name", value)]}
+    options: dict[str, Any] = {where: [("X-Name", value)]}
     async with MockEngine() as engine, serving(engine, **options) as gateway, client_of(gateway) as client:
         client.ask(b"{}")
         assert (await client.answer())[0] == 500
@@ -246,7 +246,10 @@ async def test_a_slow_reader_makes_the_worker_wait_and_loses_nothing() -> None:
             before = engine.seen[0].sent
             await asyncio.sleep(0.2)
         assert before < size / 2, "the worker was never told to wait"
-        transport = next(iter(gateway.runner.server.connections)).transport  # type: ignore[union-attr]
+        server = gateway.runner.server
+        assert server is not None
+        transport = next(iter(server.connections)).transport
+        assert transport is not None
         assert transport.get_write_buffer_size() < 2**20, "the gateway keeps what the client does not read"
         left = size
         while left:

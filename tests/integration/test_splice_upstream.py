@@ -287,7 +287,7 @@ async def test_a_cancelled_forward_closes_both_sides() -> None:
             tasks.append(asyncio.create_task(handle(*args, **options)))  # type: ignore[arg-type]
             return await tasks[0]
 
-        gateway.splice.forward = forward  # type: ignore[assignment]
+        gateway.splice.forward = forward  # type: ignore[method-assign]
         client.ask(asked(True, tokens=10_000, interval=0.01))
         await client.head()
         tasks[0].cancel()
@@ -309,7 +309,7 @@ async def test_a_request_that_found_no_worker_goes_to_another() -> None:
                     tried.append(type(error))
             raise AssertionError("no worker")
 
-        gateway.splice.forward = forward  # type: ignore[method-assign, assignment]
+        gateway.splice.forward = forward  # type: ignore[method-assign]
         async with MockEngine(Script(die_after=0)) as dying:
             client.ask(asked(True))
             assert (await client.answer())[2] == b"".join(stream_of(3))

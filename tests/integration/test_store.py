@@ -15,6 +15,7 @@ from rbee.contracts import codec
 from rbee.contracts.jobs import ChildJob, Job
 from rbee.core.errors import InvalidRequest, RbeeError
 from tests.support.stores import Stores, every_event, job, large, listed, result_of
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -225,13 +226,7 @@ async def test_a_bucket_holds_its_burst_and_gains_its_rate(stores: Stores) -> No
     async def again() -> bool:
         return await store.take("a", 1, 50.0, 5)
 
-    assert await asyncio.wait_for(_until(again), 10)
-
-
-async def _until(check: object) -> bool:
-    while not await check():  # type: ignore[operator]
-        await asyncio.sleep(0.01)
-    return True
+    await eventually(again)
 
 
 async def test_who_is_alone_has_every_lease(stores: Stores) -> None:

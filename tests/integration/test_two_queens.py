@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ async def test_one_key_is_one_job_whichever_queen_is_asked(stores: Stores) -> No
             return str(said["job_id"])
 
     async with queen(stores, "a", once) as a, queen(stores, "b", once) as b:
-        told = await asyncio.gather(*(eventually(lambda q=q: ask(q)) for q in (a, b) * 4))
+        told = await asyncio.gather(*(eventually(partial(ask, q)) for q in (a, b) * 4))
         assert set(told) == {job_of("nightly")}
         assert await ask(a) == await ask(b) == job_of("nightly")
     assert len(begun) == 1

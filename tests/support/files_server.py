@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -155,8 +156,8 @@ async def serving(app: web.Application, host: str = "127.0.0.1") -> AsyncIterato
 
 
 @asynccontextmanager
-async def file_server(data: bytes, host: str = "127.0.0.1", **faults: object) -> AsyncIterator[FileServer]:
-    server = FileServer(data, **faults)  # type: ignore[arg-type]
+async def file_server(data: bytes, host: str = "127.0.0.1", **faults: Any) -> AsyncIterator[FileServer]:
+    server = FileServer(data, **faults)
     app = web.Application()
     app.router.add_get("/{name:.+}", server.serve)
     async with serving(app, host) as url:

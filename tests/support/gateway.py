@@ -94,7 +94,7 @@ class Client:
 
     async def chunks(self) -> list[bytes]:
         """The chunks of a chunked body; raises IncompleteReadError when it is cut."""
-        found = []
+        found: list[bytes] = []
         while True:
             size = int(await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 30), 16)
             data = await asyncio.wait_for(self.reader.readexactly(size + 2), 30)

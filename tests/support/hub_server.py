@@ -132,7 +132,7 @@ def _refused(status: int, code: str | None, message: str) -> web.Response:
 
 
 @asynccontextmanager
-async def hub_server(data: bytes, host: str = "127.0.0.1", **repos: dict[str, bytes]) -> AsyncIterator[Hub]:
+async def hub_server(data: bytes, host: str = "127.0.0.1", /, **repos: dict[str, bytes]) -> AsyncIterator[Hub]:
     hub = Hub(data, repos=repos)
     app = web.Application()
     app.router.add_get("/api/models/org/{repo}/revision/{revision}", hub.info)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee.core.actual import Actual, HiveActual, QueenActual, Unknown, fingerprint
+from rbee.core.records import WorkerStatus
 from tests.unit.strategies import actuals
 
 
@@ -17,6 +18,7 @@ def test_a_fingerprint_is_blind_to_what_changes_by_itself(seen: Actual, free: in
     def later(hive: HiveActual | Unknown) -> HiveActual | Unknown:
         if isinstance(hive, Unknown):
             return Unknown(why="another reason")
+        swap: dict[WorkerStatus, WorkerStatus]
         swap = {"ready": "busy", "busy": "starting", "starting": "ready", "dead": "failed"}
         workers = tuple(replace(w, status=swap.get(w.status, w.status), memory_mb=1.0) for w in hive.workers)
         return replace(hive, memory_available=free, workers=workers)

@@ -15,6 +15,7 @@ from rbee.core.providers import EngineProvider
 from rbee.core.slug import slug
 from rbee.core.spec import WorkerOptions
 from rbee.daemons.hive.workers import admission, sizing
+from rbee.daemons.hive.workers.sizing import Needs
 from tests.support.tiny_bert import write_tiny_bert
 from tests.unit.test_hive_parts import CPU, MODEL, SPAWN, installed, provider
 
@@ -86,18 +87,18 @@ ALL = ("x", "{context_length}", "{parallel}", "{batch_size}", "{threads}")
     ],
 )
 def test_options_that_cannot_be(options: WorkerOptions, command: tuple[str, ...], said: str) -> None:
-    needs = admission.Needs(memory=10**8, slots=2, context_length=128)
+    needs = Needs(memory=10**8, slots=2, context_length=128)
     with pytest.raises(InvalidRequest, match=said):
         admission.check_options(replace(SPAWN, options=options), provider(command=command), needs)
 
 
 def test_options_that_can_be() -> None:
-    needs = admission.Needs(memory=10**8, slots=2, context_length=128)
+    needs = Needs(memory=10**8, slots=2, context_length=128)
     for options in (WorkerOptions(), WorkerOptions(batch_size=256, threads=9, memory_limit_mb=100)):
         admission.check_options(replace(SPAWN, options=options), provider(command=ALL), needs)
     on_gpu = replace(SPAWN, worker="cuda", options=WorkerOptions(memory_limit_mb=1))
     admission.check_options(on_gpu, provider(command=ALL), needs)
-    unknown = admission.Needs(memory=1, slots=2, context_length=None)
+    unknown = Needs(memory=1, slots=2, context_length=None)
     asked = replace(SPAWN, options=WorkerOptions(batch_size=10**6))
     admission.check_options(asked, provider(command=ALL), unknown)
 

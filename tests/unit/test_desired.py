@@ -339,7 +339,8 @@ def test_where_no_hive_is_there_at_all() -> None:
 
 def test_new_replicas_go_past_machines_that_cannot_be_used() -> None:
     of = spec(BOX, ATTIC, HERE, workers=[chat(where=ANY, replicas=2)])
-    seen = {"box": Unknown(why=""), "attic": bare(problems=(Problem(summary="full"),)), "here": bare()}
+    full = bare(problems=(Problem(summary="full"),))
+    seen: dict[str, HiveActual | Unknown] = {"box": Unknown(why=""), "attic": full, "here": bare()}
     assert places(want(of, seen)) == {"chat-0": "here", "chat-1": "here"}
 
 

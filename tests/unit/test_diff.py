@@ -324,7 +324,7 @@ def test_problems_of_what_is_wanted_come_first() -> None:
 
 
 def test_without_a_known_queen_nothing_is_done_to_the_hive_in_her_process() -> None:
-    seen = {"here": bare(address=""), "box": hive_actual(workers=())}
+    seen: dict[str, HiveActual | Unknown] = {"here": bare(address=""), "box": hive_actual(workers=())}
     found = diff(
         desired(hive_wanted(), hive_wanted("here", local=True)), Actual(queen=Unknown(why="Silence."), hives=seen)
     )
@@ -350,7 +350,7 @@ def test_a_hive_that_is_not_in_the_file_any_more_is_cleaned_up() -> None:
 
 
 def test_destroy_removes_what_is_ours_and_the_queen() -> None:
-    seen = {"box": hive_actual(live=None), "here": hive_actual(address="")}
+    seen: dict[str, HiveActual | Unknown] = {"box": hive_actual(live=None), "here": hive_actual(address="")}
     found = diff(NOTHING, Actual(queen=queen_actual("box"), hives=seen))
     start, *others = found.actions
     assert start.reason == "not running; it must clean up"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from rbee.core.diff import diff
 from rbee.core.order import order
 from rbee.core.plan import make_plan, only
 from rbee.core.problems import ProblemsError
+from rbee.core.records import Mark
 from tests.unit.simulator import apply
 from tests.unit.strategies import FLEET, LOCAL, actuals, desireds
 
@@ -50,10 +52,12 @@ def test_only_what_has_our_mark_is_removed_replaced_or_overwritten(wanted: Desir
             continue
         hive = seen.hives[action.hive or ""]
         assert isinstance(hive, HiveActual)
-        kept = {**{b.id: b for b in hive.binaries}, **{w.worker_id: w for w in hive.workers}}
-        about = {**kept, **{m.id: m for m in hive.models}}[action.name]
-        half = action.kind in ("model.fetch", "model.push") and about.status != "available"
-        assert half or (about.mark is not None and about.mark.fleet == FLEET)
+        about: dict[str, tuple[str, Mark | None]] = {b.id: (b.status, b.mark) for b in hive.binaries}
+        about |= {w.worker_id: (w.status, w.mark) for w in hive.workers}
+        about |= {m.id: (m.status, m.mark) for m in hive.models}
+        status, mark = about[action.name]
+        half = action.kind in ("model.fetch", "model.push") and status != "available"
+        assert half or (mark is not None and mark.fleet == FLEET)
 
 
 @given(desireds(), actuals())
@@ -75,7 +79,7 @@ def test_the_order_respects_needs_and_ids_are_unique(wanted: Desired, seen: Actu
 
 
 @given(desireds(), actuals(), st.randoms(use_true_random=False))
-def test_the_graph_does_not_depend_on_the_order_of_the_actions(wanted: Desired, seen: Actual, random) -> None:
+def test_the_graph_does_not_depend_on_the_order_of_the_actions(wanted: Desired, seen: Actual, random: Random) -> None:
     actions = list(diff(wanted, seen).actions)
     straight = {a.id: set(a.needs) for a in order(actions, LOCAL)}
     random.shuffle(actions)

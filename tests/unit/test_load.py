@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,26 +42,26 @@ def model(source: str) -> str:
     return HEAD + f"models: {{m: {{source: {source}}}}}"
 
 
-def read(tmp_path: Path, text: str, environment: Mapping[str, str] | None = None, **more: object) -> Loaded:
+def read(tmp_path: Path, text: str, environment: Mapping[str, str] | None = None, **more: Any) -> Loaded:
     path = tmp_path / "rbee.yaml"
     path.write_text(text)
-    given = {
+    given: dict[str, Any] = {
         "files": YamlFiles(),
         "home": Path("/home/bee"),
         "provider_dirs": [ENGINES],
         "source_dirs": [SOURCES],
         **more,
     }
-    return load(path, environment or {}, **given)  # type: ignore[arg-type]
+    return load(path, environment or {}, **given)
 
 
-def problems(tmp_path: Path, text: str, **more: object) -> list[Problem]:
+def problems(tmp_path: Path, text: str, **more: Any) -> list[Problem]:
     with pytest.raises(ProblemsError) as e:
         read(tmp_path, text, **more)
     return list(e.value.problems)
 
 
-def told(tmp_path: Path, text: str, **more: object) -> list[str]:
+def told(tmp_path: Path, text: str, **more: Any) -> list[str]:
     """`LINE:COLUMN what. why. mend.` of every problem."""
     out = []
     for p in problems(tmp_path, text, **more):

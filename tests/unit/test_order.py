@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from rbee.core.actions import Action, Kind
-from rbee.core.actual import Actual, QueenActual
+from rbee.core.actual import Actual, HiveActual, QueenActual, Unknown
 from rbee.core.desired import Desired
 from rbee.core.diff_hive import new_action
 from rbee.core.order import order
@@ -68,7 +68,7 @@ def test_hives_do_not_wait_for_each_other() -> None:
 
 def test_a_worker_that_moves_ends_first_where_it_was() -> None:
     wanted = desired(hive_wanted("a", workers=()), hive_wanted("b"))
-    seen = {"a": hive_actual(), "b": hive_actual(workers=())}
+    seen: dict[str, HiveActual | Unknown] = {"a": hive_actual(), "b": hive_actual(workers=())}
     found = needs(make_plan(wanted, Actual(queen=queen_actual("a", "b"), hives=seen), None).actions)
     assert found["worker.spawn chat-0 on b"] == {"worker.stop chat-0 on a"}
 
@@ -89,7 +89,7 @@ def test_a_hive_is_cleaned_up_before_it_goes_and_is_forgotten_last() -> None:
 
 
 def test_the_queen_ends_last() -> None:
-    seen = {"box": hive_actual(), "here": hive_actual(address="")}
+    seen: dict[str, HiveActual | Unknown] = {"box": hive_actual(), "here": hive_actual(address="")}
     plan = make_plan(Desired(fleet=FLEET, queen=None), Actual(queen=queen_actual(), hives=seen), "here")
     assert plan.actions[-1].kind == "queen.stop"
     assert set(plan.actions[-1].needs) == {a.id for a in plan.actions[:-1]}

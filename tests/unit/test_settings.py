@@ -139,7 +139,8 @@ def test_a_queen_on_one_machine_listens_on_loopback_only() -> None:
 
 def test_she_has_a_listener_for_each_network_of_hives() -> None:
     far = HiveSpec(name="far", ssh=Ssh(host="far"))
-    seen = {"box": REMOTE, "far": HiveActual(address="10.1.0.2", platform="", controller_address="10.1.0.1")}
+    there = HiveActual(address="10.1.0.2", platform="", controller_address="10.1.0.1")
+    seen: dict[str, HiveActual | Unknown] = {"box": REMOTE, "far": there}
     assert queen(spec(BOX, far), seen).fleet_listen == ("10.0.0.1:7833", "10.1.0.1:7833")
     assert queen(spec(BOX, far, advertise="10.5.5.5"), seen).fleet_listen == ("10.5.5.5:7833",)
     assert (

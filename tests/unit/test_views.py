@@ -136,8 +136,8 @@ def test_an_interruption_is_told_at_once() -> None:
 
 
 def test_what_it_does_not_know_is_passed_over() -> None:
-    other = [{"type": "action_progress", "action": "never started", "done": 1, "total": 0}, {"type": "of tomorrow"}]
-    assert shown(*other) == ""
+    unheard = {"type": "action_progress", "action": "never started", "done": 1, "total": 0}
+    assert shown(unheard, {"type": "of tomorrow"}) == ""
 
 
 def test_on_a_terminal_the_moving_lines_are_gone_at_the_end_and_what_ended_stays() -> None:

@@ -82,7 +82,8 @@ def test_a_message_of_thought_and_tools_comes_together() -> None:
         {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 5}},
     ):
         fold.add(event)
-    assert fold.result is None
+    before = fold.result
+    assert before is None
     fold.add({"type": "message_stop"})
     assert fold.result is not None
     assert fold.result["content"] == [

@@ -99,7 +99,7 @@ def wait_for(port: int, started: subprocess.Popen[str], patience: float = 20) ->
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
             return
         time.sleep(0.02)
-    raise SystemExit(f"{started.args} does not listen on {port}")
+    raise SystemExit(f"{started.args!r} does not listen on {port}")
 
 
 @dataclass(frozen=True)
