@@ -185,6 +185,21 @@ async def test_http_1_0_gets_a_bare_answer_and_another_worker_when_one_refuses(t
         assert engines[0].requests
 
 
+async def test_a_stream_that_was_cut_keeps_the_connection_that_its_head_promised_to_keep(tmp_path: Path) -> None:
+    async with queen_in(tmp_path) as c, workers(c, "w1", "w2"), raw(c) as client:
+        client.writer.write(framed(chat(True, tokens=9, die_after=2)) + framed(chat(size=2)))
+        status, headers = await client.head()
+        assert (status, headers.get("connection")) == (200, None)
+        assert error_of(b"".join(await client.chunks()))["code"] == "worker_died"
+        status, _, body = await client.answer()
+        assert (status, body) == (200, b"xx")
+        client.writer.write(framed(chat(True, tokens=9, die_after=2), more="Connection: close\r\n"))
+        _, headers = await client.head()
+        assert headers["connection"] == "close"
+        assert error_of(b"".join(await client.chunks()))["code"] == "worker_died"
+        assert await client.rest() == b""
+
+
 @pytest.mark.parametrize("more", ["Connection: close\r\n", "connection: Close\r\n"])
 async def test_a_connection_closes_after_the_answer_when_the_client_asks(tmp_path: Path, more: str) -> None:
     async with queen_in(tmp_path) as c, workers(c, "w1"), raw(c) as client:

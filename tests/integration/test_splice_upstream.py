@@ -25,6 +25,7 @@ from rbee.adapters.splice import (
     UpstreamError,
 )
 from rbee.adapters.splice.exchange import Exchange
+from rbee.adapters.splice.relay import perhaps_last_chunk
 from tests.support.gateway import Client, asked, client_of, error_of, serving, stream_of
 from tests.support.mock_engine import MockEngine, Script, chunk, event
 from tests.support.waiting import eventually
@@ -204,8 +205,8 @@ async def test_a_worker_that_dies_mid_stream_ends_it_with_an_error_frame() -> No
             "param": None,
         }
         assert b"[DONE]" not in b"".join(chunks)
-        assert await client.rest() == b"", "then the connection closes"
-        await eventually(lambda: gateway.outcomes, "the outcome")
+        client.ask(asked())
+        assert (await client.answer())[0] == 200, "the head has promised to keep the connection, and so it is"
         assert gateway.outcomes[0].end == "upstream_died"
         assert "closed" in gateway.outcomes[0].reason
 
@@ -223,11 +224,27 @@ async def test_a_death_anywhere_inside_a_chunk_is_never_silent(inside: int) -> N
             body = b"".join(await client.chunks())
             assert body.startswith(event(0) + event(1))
             assert error_of(body)["code"] == "worker_died"
-            assert await client.rest() == b""
+            client.ask(asked())
+            assert (await client.answer())[0] == 200, "nothing of the one answer is left to spoil the next"
         else:  # the framing can't be mended: cut, so that no client takes it for whole
             with pytest.raises(asyncio.IncompleteReadError):
                 await client.chunks()
         assert gateway.outcomes[0].end == "upstream_died"
+
+
+@pytest.mark.parametrize(
+    ("last", "perhaps"),
+    [
+        (b"\r\n", True),  # after a chunk, or after a size that came before
+        (b"data: 1\n\n\r\n0\r\n", True),
+        (b"000;name=value\r\n", True),
+        (b"data: 1\n\n\r\n", False),
+        (b"data: 0\r\n", False),
+        (b"", False),
+    ],
+)
+def test_where_a_last_chunk_may_have_begun_the_connection_is_not_kept(last: bytes, perhaps: bool) -> None:
+    assert perhaps_last_chunk(last) == perhaps
 
 
 async def test_a_worker_that_dies_inside_a_plain_answer_leaves_it_cut() -> None:

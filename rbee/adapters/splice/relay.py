@@ -40,6 +40,8 @@ class Relay(Exchange):
     #: Has it looked at again, when it is due sooner than it was.
     rewatch: Callable[[Relay], None] | None = None
     _last = b""
+    #: Whether an answer that was cut has all the same been ended as HTTP wants it, beyond doubt.
+    _in_order = False
     #: When the whole answer must be there.
     _deadline = NEVER
     _seen = 0
@@ -104,7 +106,8 @@ class Relay(Exchange):
 
     def ended(self, error: UpstreamError | None) -> None:
         if error is not None:
-            self.closing = True
+            # The head has promised to keep it; a stream that was ended in order needs not break that.
+            self.closing = self.closing or not self._in_order
             self.reason = str(error)
             if self.end == "completed":
                 self.end = "upstream_died"
@@ -192,6 +195,7 @@ class Relay(Exchange):
             frame = sse_error_frame("The server stopped before the answer was whole.", OVERLOADED, "stopping")
         else:
             frame = sse_error_frame("The worker stopped before the answer was whole.", SERVER_ERROR, "worker_died")
+        self._in_order = chunked and (bool(ending) or not perhaps_last_chunk(self._last))
         if not self._last.endswith((b"\n\n\r\n", b"\n\r\n\r\n") if chunked else (b"\n\n", b"\n\r\n")):
             frame = b"\n\n" + frame  # ends the event, or the line, that was cut
         self._write(ending + b"%x\r\n%b\r\n0\r\n\r\n" % (len(frame), frame) if chunked else frame)
@@ -216,6 +220,12 @@ class Relay(Exchange):
             return b"\n" * missing + b"\r\n"
         last = self._last or b"\r\n"  # nothing after the head yet
         return b"" if last.endswith(b"\r\n") and last != b"0\r\n" and not last.endswith(b"\n0\r\n") else None
+
+
+def perhaps_last_chunk(last: bytes) -> bool:
+    """Whether these bytes, which end with a line, may be the end of a last chunk's size: told by themselves alone."""
+    line = last[:-2].rpartition(b"\n")[2].partition(b";")[0].strip()
+    return last == b"\r\n" or (line != b"" and not line.strip(b"0"))
 
 
 class DecodingRelay(Relay):
