@@ -20,7 +20,8 @@ from pytest_bdd import given, parsers, scenarios, then, when
 from rbee.adapters import shipped
 from rbee.contracts.schemas import SCHEMAS
 from tests.support.files_server import FileServer, file_server
-from tests.support.hive_tool import HiveMachine, wait
+from tests.support.hive_tool import HiveMachine
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
 scenarios("hive_models.feature", "hive_workers.feature", "hive_downloads.feature", "hive_machine.feature")
@@ -158,13 +159,13 @@ def server() -> Iterator[Server]:
 def _half_way(story: Story, server: Server) -> None:
     story.server = server
     story.download = story.submit("ModelDownload", {"model": f"{server.file.url}/model.gguf", "model_id": "m1"})
-    wait(server.file.holding.is_set, "the download")
+    until(server.file.holding.is_set, "the download")
 
     def some_has_come() -> bool:
         """The hive has read of it what the server has sent, or a part of that."""
         return any(found["bytes_downloaded"] for found in story.ask("DownloadList", {})["downloads"])
 
-    wait(some_has_come, "its first bytes")
+    until(some_has_come, "its first bytes")
 
 
 @when("the server sends again")
@@ -247,7 +248,7 @@ def _answers_of(story: Story, name: str, fields: str, path: str, said: str) -> N
 
 @then(parsers.re(r'in the end (?P<name>\w+) of (?P<fields>\{.*\}) answers "(?P<path>[\w.]+)" = (?P<said>.+)'))
 def _in_the_end(story: Story, name: str, fields: str, path: str, said: str) -> None:
-    wait(lambda: at(story.ask(name, json.loads(fields)), path) == json.loads(said), f"{path} = {said}")
+    until(lambda: at(story.ask(name, json.loads(fields)), path) == json.loads(said), f"{path} = {said}")
 
 
 @then("the worker answers a request")
@@ -267,7 +268,7 @@ def _resumed(server: Server) -> None:
 
 @then("the download's own job has not completed")
 def _own_job(story: Story) -> None:
-    wait(lambda: _state(story) in ("failed", "cancelled"), "the end of the download's job")
+    until(lambda: _state(story) in ("failed", "cancelled"), "the end of the download's job")
 
 
 def _state(story: Story) -> str:

@@ -23,6 +23,7 @@ from rbee.adapters.secrets import write_secret
 from rbee.contracts import codec
 from rbee.contracts.configs import HiveConfig, KnownModel, QueenConfig, config_digest
 from tests.support.queen import beat
+from tests.support.waiting import until
 
 SECRET = "a-secret-that-no-log-may-show"
 
@@ -50,15 +51,16 @@ class Home:
     def run_file(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         """What the queen tells of herself, once she serves."""
         path = self.paths.state / "queen.run.json"
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError, ValueError):
-                said: dict[str, Any] = json.loads(path.read_text())
-                if said["pid"] == process.pid:
-                    return said
+
+        def said() -> dict[str, Any] | None:
             assert process.poll() is None, process.stderr and process.stderr.read()
-            time.sleep(0.02)
-        raise AssertionError("the queen did not start")
+            with contextlib.suppress(OSError, ValueError):
+                found: dict[str, Any] = json.loads(path.read_text())
+                return found if found["pid"] == process.pid else None
+            return None
+
+        found: dict[str, Any] = until(said, "the queen to start")
+        return found
 
 
 @contextlib.contextmanager
@@ -128,10 +130,7 @@ def test_a_queen_serves_reloads_and_leaves_nothing_behind(tmp_path: Path) -> Non
 
         h.settle(CONFIG)
         queen.send_signal(signal.SIGHUP)
-        end = time.monotonic() + 10
-        while ask(f"{url}/v1/queen")["config_digest"] != config_digest(CONFIG):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: ask(f"{url}/v1/queen")["config_digest"] == config_digest(CONFIG), "the settings to be read again")
 
         queen.send_signal(signal.SIGTERM)
         assert queen.wait(20) == 0
@@ -231,10 +230,7 @@ def test_the_hive_of_this_machine_lives_inside_the_queen(tmp_path: Path) -> None
     with home(tmp_path, replace(CONFIG, local_hive=hive)) as h:
         queen = h.start()
         url = h.run_file(queen)["url"]
-        end = time.monotonic() + 20
-        while [x["status"] for x in ask(f"{url}/v1/queen")["hives"]] != ["online"]:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: [x["status"] for x in ask(f"{url}/v1/queen")["hives"]] == ["online"], "her hive")
         job = run(url, "DeviceList", hive_id="localhost")
         assert job["state"] == "completed", job
         assert "cpu" in {d["id"] for d in job["result"]["devices"]}
@@ -248,26 +244,24 @@ def test_a_hang_up_at_any_moment_ends_neither_queen_nor_hive(tmp_path: Path) -> 
     with home(tmp_path, replace(CONFIG, local_hive=hive)) as h:
         queen = h.start()
         end = time.monotonic() + 20
-        while not (h.paths.state / "hive.lock").exists():  # the hive comes first: there is no queen yet
+        while not (h.paths.state / "hive.lock").exists():  # the hive comes first: there is no queen yet, for a moment
             assert time.monotonic() < end
             time.sleep(0.005)
         changed = replace(CONFIG, local_hive=hive, aliases={"gpt": ("llama",)})
         h.settle(changed)
         queen.send_signal(signal.SIGHUP)
         url = h.run_file(queen)["url"]
-        while ask(f"{url}/v1/queen")["config_digest"] != config_digest(changed):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(
+            lambda: ask(f"{url}/v1/queen")["config_digest"] == config_digest(changed), "the settings to be read again"
+        )
         queen.send_signal(signal.SIGTERM)
         assert queen.wait(30) == 0
 
         h.paths.hive_config.write_bytes(codec.encode_pretty(hive))
         alone = subprocess.Popen([sys.executable, "-m", "rbee.cli.daemons", "hive"], env=h.env, stderr=subprocess.PIPE)
         try:
-            while not (h.paths.state / "hive.run.json").exists():
-                assert alone.poll() is None
-                assert time.monotonic() < end + 20
-                time.sleep(0.02)
+            serves = h.paths.state / "hive.run.json"
+            until(lambda: serves.exists() or alone.poll() is not None, "the hive to serve")
             alone.send_signal(signal.SIGHUP)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 alone.wait(0.5)

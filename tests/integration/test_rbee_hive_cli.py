@@ -22,8 +22,9 @@ from rbee.contracts.configs import QueenConfig
 from rbee.core.slug import slug
 from rbee.fleet.remote import install
 from tests.support.files_server import file_server
-from tests.support.hive_tool import ARGV, HiveMachine, Typed, wait
+from tests.support.hive_tool import ARGV, HiveMachine, Typed
 from tests.support.ports import free_port
+from tests.support.waiting import until
 from tests.support.workers import ROOT, alive
 
 SPAWN = ("worker", "spawn", "bee-tiny", "--worker-id", "w1", "--context-length", "512", "--parallel", "1")
@@ -114,7 +115,7 @@ def test_looking_starts_nothing_that_died(machine: HiveMachine) -> None:
     assert machine.type("model", "download", "builtin:bee-tiny").code == 0
     pid = answer(machine.type(*SPAWN, "-o", "json"))["pid"]
     os.kill(pid, signal.SIGKILL)
-    wait(lambda: not alive(pid), "its end")
+    until(lambda: not alive(pid), "its end")
     found = worker(machine)
     assert found["status"] == "dead"
     assert "daemon starts it again" in found["reason"]

@@ -8,10 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rbee.contracts import codec
 from rbee.contracts.configs import HiveConfig, KnownHive, QueenConfig
 from tests.support.hive import install_engine, settings
 from tests.support.ports import free_port, free_range
+from tests.support.waiting import until
 from tests.support.workers import ROOT, llama_cpp
 
 RBEE = [sys.executable, "-m", "rbee.cli"]
@@ -84,7 +84,7 @@ class HiveMachine:
         with (self.root / "hive.log").open("ab") as log:
             begun = subprocess.Popen(ARGV, env=self.env, cwd=ROOT, text=True, stdout=log, stderr=log)
         try:
-            wait(lambda: self._ready(begun), "the daemon")
+            until(lambda: self._ready(begun), "the daemon")
             yield begun
         finally:
             begun.send_signal(signal.SIGTERM)
@@ -99,7 +99,7 @@ class HiveMachine:
         with (self.root / "queen.log").open("ab") as log:
             begun = subprocess.Popen([*ARGV[:-1], "queen"], env=self.env, cwd=ROOT, stdout=log, stderr=log)
         try:
-            wait(lambda: answers(f"http://{config.listen}/readyz") or begun.poll() is not None, "the queen")
+            until(lambda: answers(f"http://{config.listen}/readyz") or begun.poll() is not None, "the queen")
             assert begun.poll() is None, (self.root / "queen.log").read_text()
             yield f"http://{config.listen}"
         finally:
@@ -126,11 +126,3 @@ def answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def wait(true: Callable[[], Any], what: str, seconds: float = 60) -> None:
-    """Until `true()` is."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.02)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 #: Seconds. Much longer than anything takes: a busy machine is no failure.
-PATIENCE = 40.0
+PATIENCE = 60.0
 _FIRST_LOOK, _LONGEST = 0.01, 0.05
 _SHOWN = 1000
 
