@@ -395,15 +395,16 @@ async def test_a_worker_dies_while_others_wait(tmp_path: Path) -> None:
 async def test_the_last_worker_dies_and_comes_back_while_some_wait(tmp_path: Path) -> None:
     async with queen_in(tmp_path) as c, workers(c, "w1", slots=1) as (engine,):
         line = Line(c)
-        holder = asyncio.get_running_loop().create_task(ask(c, "holder", mock=HANG))
+        engine.next.append(Script(hang=True))
+        line.tasks.append(asyncio.get_running_loop().create_task(ask(c, "first")))
         await eventually(lambda: engine.requests == 1)
         await line.add("a")
         await line.add("b")
         await engine.stop()
-        assert (await holder).code == "no_worker_ready"
+        await eventually(lambda: c.queen.gate.waiting(MODEL) == 3)
         await engine.start()  # on its port
         await c.heartbeat(beat("w1", engine.port, slots=1, started_at="2026-01-02T00:00:00Z"))
-        assert [got.status for got in await line.ends()] == [200, 200]
+        assert [got.status for got in await line.ends()] == [200] * 3
 
 
 async def test_those_whose_last_worker_stays_away_are_told(tmp_path: Path) -> None:
@@ -414,6 +415,8 @@ async def test_those_whose_last_worker_stays_away_are_told(tmp_path: Path) -> No
         await line.add("a")
         await line.add("b", X_Request_Timeout="60")
         await engine.stop()
+        await eventually(lambda: c.queen.gate.waiting(MODEL) == 3)
+        c.queen.registry.workers["w1"].last_seen -= c.queen.registry.stale_after  # silent for long
         got = [await holder, *await line.ends()]
         assert [(g.status, g.code) for g in got] == [(503, "no_worker_ready")] * 3
         assert "w1" in got[1].body["error"]["message"]

@@ -187,6 +187,8 @@ async def test_a_worker_whose_engine_is_away_passes_the_request_on(tmp_path: Pat
 async def test_a_worker_that_refuses_is_dropped_at_once_and_probed_until_it_answers(tmp_path: Path) -> None:
     async with queen_in(tmp_path) as c, workers(c, "w1") as (engine,):
         await engine.stop()
+        asked = asyncio.create_task(answered(c, {}))
+        await eventually(lambda: c.queen.registry.workers["w1"].unreachable)
         async with c.chat() as answer:
             assert answer.status == 503
             assert "unreachable" in (await error_of(answer))["message"]
@@ -196,6 +198,7 @@ async def test_a_worker_that_refuses_is_dropped_at_once_and_probed_until_it_answ
         await eventually(lambda: c.queen.registry.workers["w1"].unreachable is None)
         async with c.chat() as answer:
             assert answer.status == 200
+        assert await asked == 200  # it found out
 
 
 async def test_a_client_that_leaves_ends_the_workers_request(tmp_path: Path) -> None:
@@ -266,12 +269,12 @@ async def test_a_clock_that_was_set_back_keeps_no_worker_out(tmp_path: Path) -> 
     async with queen_in(tmp_path, clock=lambda: time.monotonic() + ahead[0]) as c, MockEngine() as engine:
         registry = c.queen.registry
         await c.heartbeat(beat("w1", free_port(), started_at="2026-01-02T00:00:00Z"))
-        async with c.chat() as answer:
-            assert answer.status == 503  # it has died; its next process began before it, by its clock
+        asked = asyncio.create_task(answered(c, {}))
+        await eventually(lambda: registry.workers["w1"].unreachable)
+        # It has died; its next process began before it, by its clock.
         await c.heartbeat(beat("w1", engine.port, started_at="2026-01-01T00:00:00Z"))
         assert registry.why_not(registry.workers["w1"]) is None
-        async with c.chat() as answer:
-            assert answer.status == 200
+        assert await asked == 200
 
         ahead[0] += 100  # as long silent as counts as stale
         await c.heartbeat(beat("w1", engine.port, started_at="2025-01-01T00:00:00Z"))

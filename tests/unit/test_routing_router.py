@@ -20,7 +20,7 @@ from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.known.registry import Registry, Worker
 from rbee.daemons.queen.routing import decisions
 from rbee.daemons.queen.routing.facts import look, own_headers, request_facts, shown
-from rbee.daemons.queen.routing.router import Router
+from rbee.daemons.queen.routing.router import Router, may_again
 
 
 class Fleet:
@@ -132,6 +132,48 @@ def test_nobody_is_asked_more_often_than_may_be() -> None:
     assert fleet.choose(asked) is None
     assert not fleet.router.able(asked)
     assert fleet.router.reasons(asked) == tuple(f"{w}: refused" for w in "abcd")
+
+
+def test_who_died_under_a_request_has_one_more_chance() -> None:
+    fleet = Fleet("a", "b")
+    asked = request()
+    asked.tried = {"a": "unreachable: refused"}
+    missed = fleet.router.missed
+    assert [w.worker_id for w in missed(asked)] == ["a", "b"]
+    assert may_again(asked, "a")
+    asked.again = ("a",)
+    assert not may_again(asked, "a")
+    assert [w.worker_id for w in missed(asked)] == ["b"]
+    asked.tried["b"] = "unreachable: refused"
+    assert may_again(asked, "b")
+    asked.again = ("a", "b")  # asked for the fourth time
+    assert missed(asked) == []
+    assert fleet.choose(asked) is None
+
+
+def test_nobody_is_missed_that_could_not_serve_it() -> None:
+    fleet = Fleet("a", "b")
+    fleet.registry.workers["a"].labels = {"region": "eu"}
+    fleet.registry.workers["b"].labels = {"region": "us"}
+    asked = request(client=Client(require={"region": "eu"}))
+    assert fleet.router.labels(asked) == (("region", "eu"),)
+    assert [w.worker_id for w in fleet.router.missed(asked)] == ["a"]
+
+
+def test_nobody_is_missed_that_a_policy_leaves_out() -> None:
+    class NotB:
+        names = ("worker.id",)
+
+        def value(self, facts: Any) -> Any:
+            return facts["worker.id"] != "b"
+
+    def not_b(name: str, spec: PolicySpec) -> tuple[Policy | None, Sequence[Fault]]:
+        return Policy(name=name, models=(), filter=NotB()), ()
+
+    fleet = Fleet("a", "b", compile=not_b, p=PolicySpec(filter="x"))
+    asked = request()
+    fleet.router.admit(asked)
+    assert [w.worker_id for w in fleet.router.missed(asked)] == ["a"]
 
 
 def test_a_model_that_is_busy_is_waited_for_and_one_that_is_gone_is_not() -> None:

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from rbee.contracts.configs import KnownWorker, QueenConfig
+from rbee.contracts.capabilities import Capabilities
+from rbee.contracts.configs import KnownHive, KnownWorker, QueenConfig
 from rbee.contracts.heartbeat import WorkerHeartbeat
 from rbee.contracts.operations.workers import WorkerSpawn
-from rbee.daemons.queen.known.registry import Registry
-from rbee.daemons.queen.scaling.candidates import coming, device_id, runs
+from rbee.core.records import SystemInfo, WorkerRecord
+from rbee.daemons.queen.known.hives import Hive
+from rbee.daemons.queen.known.registry import Registry, Worker
+from rbee.daemons.queen.scaling.candidates import best_hope, coming, device_id, hope, runs, served
 from rbee.daemons.queen.scaling.spawns import Spawn, Spawns
 from rbee.daemons.queen.scaling.starter import Loading, Starter
 from rbee.daemons.queen.scaling.troubles import Troubles
@@ -29,6 +32,37 @@ def beat(worker_id: str = "w", **changes: Any) -> WorkerHeartbeat:
         "status": "ready",
     }
     return WorkerHeartbeat(**{**said, **changes})
+
+
+def capabilities(worker_id: str) -> Capabilities:
+    """Of a hive that has this worker."""
+    url, at = "http://127.0.0.1:9300", "2026-01-01T00:00:00Z"
+    worker = WorkerRecord(
+        worker_id=worker_id,
+        model="m",
+        engine="mock",
+        worker_type="cpu",
+        device="cpu",
+        port=9300,
+        url=url,
+        pid=1,
+        status="ready",
+        started_at=at,
+    )
+    system = SystemInfo(
+        hostname="x", os="linux", arch="x86_64", cpu_cores=2, memory_total=1, memory_available=1, disk_free=1
+    )
+    return Capabilities(
+        hive_id="h1",
+        fleet="test",
+        version="0",
+        release="",
+        config_digest="",
+        started_at=at,
+        url=url,
+        system=system,
+        workers=(worker,),
+    )
 
 
 def test_failures_hold_back_twice_as_long_each_time_up_to_a_bound() -> None:
@@ -112,6 +146,70 @@ def test_who_runs_and_who_comes_by_itself() -> None:
         gone = registry.heartbeat(beat(status=status, started_at="2"))
         assert gone is not None
         assert (runs(gone, None), coming(gone)) == (False, False)
+
+
+def _changed(**changes: Any) -> Worker:
+    worker = Worker(beat(status=changes.get("status", "ready")), 0.0, trusted=True)
+    worker.held = bool(changes.get("held"))
+    worker.unreachable = changes.get("unreachable")
+    return worker
+
+
+REFUSED = "unreachable: connection refused"
+
+
+@pytest.mark.parametrize(
+    ("worker", "silent", "found"),
+    [
+        (_changed(unreachable=REFUSED), 90.0, "good"),
+        (_changed(unreachable=REFUSED), 91.0, "none"),
+        (_changed(), 0.0, "good"),
+        (_changed(status="dead"), 0.0, "good"),  # its hive starts it again
+        (_changed(status="failed"), 0.0, "none"),
+        (_changed(status="unloaded"), 0.0, "none"),
+        (_changed(status="stopping"), 0.0, "moment"),
+        (_changed(unreachable="failed: its engine ended"), 0.0, "moment"),
+        (_changed(held=True, unreachable="quarantined: sent nothing for 5 s"), 0.0, "good"),
+        (_changed(held=True, unreachable="being stopped"), 0.0, "moment"),
+    ],
+)
+def test_which_worker_comes_back_by_itself(worker: Worker, silent: float, found: str) -> None:
+    assert hope(worker, None, silent, 90.0) == found
+
+
+def test_a_worker_that_its_hive_lists_no_more_was_taken_away() -> None:
+    worker = _changed(unreachable=REFUSED)
+    hive = Hive(KnownHive(hive_id="h1", url="http://127.0.0.1:9"))
+    assert hope(worker, hive, 0.0, 90.0) == "good"  # it has not said yet
+    hive.capabilities = capabilities("other")
+    assert hope(worker, hive, 0.0, 90.0) == "moment"
+    hive.capabilities = capabilities("w")
+    assert hope(worker, hive, 0.0, 90.0) == "good"
+
+
+def test_the_best_hope_counts() -> None:
+    registry = Registry(lambda: 0.0)
+    registry.heartbeat(beat("a", status="failed"))
+    assert best_hope(registry.workers.values(), registry, {}) == "none"
+    registry.heartbeat(beat("b", url="http://127.0.0.1:9301"))
+    registry.workers["b"].status = "stopping"
+    assert best_hope(registry.workers.values(), registry, {}) == "moment"
+    registry.heartbeat(beat("c", url="http://127.0.0.1:9302"))
+    assert best_hope(registry.workers.values(), registry, {}) == "good"
+    assert best_hope((), registry, {}) == "none"
+
+
+def test_what_loads_elsewhere_is_nothing_to_those_who_require_a_label() -> None:
+    registry = Registry(lambda: 0.0)
+    registry.label({"h1": {"region": "us"}})
+    starter = Starter(registry, QueenConfig(fleet="test"))
+    registry.heartbeat(beat(status="starting", progress=0.5))
+    assert starter.need(("m",), (("region", "us"),)) == Loading(progress=0.5)
+    assert starter.need(("m",), (("region", "eu"),)) is None
+    registry.heartbeat(beat())
+    assert served("m", (("region", "us"),), registry)
+    assert served("m", (), registry)
+    assert not served("m", (("region", "eu"),), registry)
 
 
 def test_a_starter_that_is_not_connected_tells_and_starts_nothing() -> None:
