@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from rbee.adapters.splice import DecodingRelay, Relay, UpstreamError
-from rbee.contracts import codec, openai
-from rbee.daemons.queen.front.errors import DIED
+from rbee.contracts import codec
 
 
 class WorkerRefused(UpstreamError):
@@ -38,6 +37,6 @@ class RetryingOldRelay(RetryingRelay, DecodingRelay):
 def _why(body: bytes) -> str:
     try:
         error = codec.decode(dict[str, Any], body)["error"]
-        return f"{DIED if error.get('code') == openai.ENGINE_DIED else ''}{error['message']}"[:300]
-    except (codec.CodecError, KeyError, TypeError, AttributeError):
+        return str(error["message"])[:300]
+    except (codec.CodecError, KeyError, TypeError):
         return "answered 503"
