@@ -280,7 +280,9 @@ def test_a_worker_that_could_not_be_started_is_told_with_why_and_when_again() ->
 
 
 def test_a_worker_that_should_be_there_is_missed_and_one_replica_more_is_not() -> None:
-    assert not well(state(planned=(planned("chat-1", "missing"),)))
+    found = state(planned=(planned("chat-1", "missing"),))
+    assert not well(found)
+    assert table(found)[-1] == "worker chat-1: not running; the next request for tiny starts it, or apply."
     full = StartTrouble(why="No free port", retry_seconds=2.0)
     found = state(planned=(planned("chat-1", "on_demand", full),))
     assert well(found)

@@ -23,7 +23,7 @@ def render(answer: QueenStopResponse, now: datetime) -> Iterator[str]:
     left = [_many("hive", answer.hives_left)] if answer.hives_left else []
     left += [_many("worker", answer.workers_left)] if answer.workers_left else []
     if left:
-        yield f"Still running: {'; '.join(left)}. With --cascade they would have been stopped too."
+        yield f"Still running: {'; '.join(left)}. With --cascade these are stopped too."
     for why in answer.failed:
         yield f"Not stopped: {harmless(why)}"
 

@@ -57,6 +57,10 @@ def render(found: StatusResponse) -> Iterator[RenderableType]:
             style = "dim" if summary.worker.status == "unloaded" else "red"
             yield Text(harmless(f"worker {summary.worker.worker_id}: {reason}"), style=style)
     yield from _troubles(found)
+    for planned in found.planned:
+        if planned.state == "missing":
+            said = f"worker {planned.worker_id}: not running; the next request for {planned.model} starts it, or apply."
+            yield Text(harmless(said), style="red")
 
 
 def _troubles(found: StatusResponse) -> Iterator[Text]:
