@@ -19,6 +19,8 @@ INSUFFICIENT_QUOTA: Final = "insufficient_quota"
 SERVER_ERROR: Final = "server_error"
 OVERLOADED: Final = "service_unavailable_error"
 TIMEOUT_ERROR: Final = "timeout_error"
+#: The `error.code` of a worker whose engine ended under the request.
+ENGINE_DIED: Final = "engine_died"
 
 _TYPE_OF_STATUS: Final = {
     401: AUTHENTICATION,

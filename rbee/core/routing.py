@@ -75,6 +75,7 @@ class Candidate(Protocol):
 
 
 W = TypeVar("W", bound=Candidate)
+Labels = tuple[tuple[str, str], ...]
 
 
 class Needs:
@@ -92,7 +93,7 @@ class Needs:
         size: int = 0,
         tools: bool = False,
         images: bool = False,
-        require: tuple[tuple[str, str], ...] = (),
+        require: Labels = (),
     ) -> None:
         self.path = path
         self.require = require
@@ -193,9 +194,14 @@ def lacks(worker: Candidate, needs: Needs, tokens: int) -> str | None:
     missing = [w for w in needs.wants if worker.capabilities and w not in worker.capabilities]
     if missing:
         return f"has no {' and no '.join(missing)}"
-    for key, value in needs.require:
-        if worker.labels.get(key) != value:
-            has = f"has {key}={worker.labels[key]}" if key in worker.labels else f"has no label {key}"
+    return unlabelled(worker.labels, needs.require)
+
+
+def unlabelled(labels: Mapping[str, str], require: Labels) -> str | None:
+    """Which of the required labels a hive with these has not, for people; None: it has all."""
+    for key, value in require:
+        if labels.get(key) != value:
+            has = f"has {key}={labels[key]}" if key in labels else f"has no label {key}"
             return f"{key}={value} is required, its hive {has}"
     return None
 
@@ -234,7 +240,7 @@ def reasons(
     return tuple(found)
 
 
-def required(*said: str, most: int = 16) -> tuple[tuple[str, str], ...]:
+def required(*said: str, most: int = 16) -> Labels:
     """Labels of texts such as `region=eu-west,power=quiet`. Raises ValueError with what is wrong."""
     found: list[tuple[str, str]] = []
     for text in said:

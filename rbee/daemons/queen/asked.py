@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 class Asked:
     """`arrived` and `ends` are of the queen's clock; `ends` None: no deadline. `headers` are the client's.
 
-    `tried` has what failed this request already (worker id to reason); `choice` is routing's, for `rbee explain`;
-    `queued` is when it began to wait for a slot, `waited` how many seconds it did in all.
+    `tried` has what failed this request already (worker id to reason), `again` those that are well again and may have
+    it once more; `choice` is routing's, for `rbee explain`; `queued` is when it began to wait for a slot, `waited` how
+    many seconds it did in all.
     """
 
     __slots__ = (
+        "again",
         "arrived",
         "choice",
         "client",
@@ -61,6 +63,7 @@ class Asked:
         self.arrived = arrived
         self.ends = ends
         self.tried: dict[str, str] = {}
+        self.again: tuple[str, ...] = ()
         self.choice: Any = None
         self.notes: tuple[str, ...] = ()
         self.queued: float | None = None

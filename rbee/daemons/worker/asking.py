@@ -20,7 +20,7 @@ from rbee.daemons.worker.process import Engine
 from rbee.daemons.worker.words import EngineError, engine_error, is_chatter
 
 DONE = b"[DONE]"
-ENGINE_DIED = "engine_died"
+ENGINE_DIED = openai.ENGINE_DIED
 
 
 def engine_died(error: UpstreamError | str) -> Unavailable:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
@@ -29,7 +30,7 @@ class Ticket:
         self.counts: str | None = None
         #: Since when no worker can serve it; None: one can. And for how long it puts up with that.
         self.lost: float | None = None
-        self.patience = 0.0
+        self.patience = math.inf
         self.timer: asyncio.TimerHandle | None = None
         #: Whose slot it was given.
         self.worker: Worker | None = None

@@ -20,7 +20,7 @@ from rbee.daemons.queen.admission.gate import Gate
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.ending import Ending
 from rbee.daemons.queen.front.answers import Refusal, refusal_of
-from rbee.daemons.queen.front.errors import UNREACHABLE
+from rbee.daemons.queen.front.errors import SILENT, UNREACHABLE
 from rbee.daemons.queen.front.relay import WorkerRefused
 from rbee.daemons.queen.known.catalog import Catalog
 from rbee.daemons.queen.known.probe import Prober
@@ -118,7 +118,7 @@ class Dispatcher:
             if patience is None:
                 raise DeadlineExceeded("The worker did not answer in time.", code="worker_timeout") from None
             self.metrics.retries += 1
-            why = f"sent nothing for {patience:g} s"
+            why = f"{SILENT}{patience:g} s"
             self._quarantine.doubt(worker, why)
             return why
         self.metrics.retries += 1

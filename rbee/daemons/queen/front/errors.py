@@ -9,8 +9,11 @@ from rbee.contracts import codec, openai
 from rbee.core.errors import Unavailable
 from rbee.daemons.queen.scaling.starter import Loading
 
-#: How the reason begins of a worker that could not be reached at all; one that refused may serve a moment later.
-UNREACHABLE = "unreachable: "
+#: How the reason begins of a worker that could not be reached at all, that lost its engine, or that sent nothing. One
+#: that refused may serve a moment later.
+UNREACHABLE, DIED, SILENT = "unreachable: ", "its engine died: ", "sent nothing for "
+#: The request itself may have been the cause.
+DEATHS = (UNREACHABLE, DIED, SILENT)
 
 
 class NoWorker(Unavailable):

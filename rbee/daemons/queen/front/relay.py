@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from rbee.adapters.splice import DecodingRelay, Relay, UpstreamError
-from rbee.contracts import codec
+from rbee.contracts import codec, openai
+from rbee.daemons.queen.front.errors import DIED
 
 
 class WorkerRefused(UpstreamError):
@@ -37,6 +38,6 @@ class RetryingOldRelay(RetryingRelay, DecodingRelay):
 def _why(body: bytes) -> str:
     try:
         error = codec.decode(dict[str, Any], body)["error"]
-        return str(error["message"])[:300]
-    except (codec.CodecError, KeyError, TypeError):
+        return f"{DIED if error.get('code') == openai.ENGINE_DIED else ''}{error['message']}"[:300]
+    except (codec.CodecError, KeyError, TypeError, AttributeError):
         return "answered 503"

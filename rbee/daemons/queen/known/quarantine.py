@@ -26,6 +26,8 @@ from rbee.daemons.queen.known.worker import Worker
 
 log = logging.getLogger(__name__)
 
+#: How the reason begins of a worker in it.
+QUARANTINED = "quarantined"
 #: Starts the worker anew on its hive and waits until that is done. Raises RbeeError.
 Restart = Callable[[WorkerRestart], Awaitable[object]]
 #: What is asked of a worker in doubt, by path: as little as can be asked.
@@ -72,7 +74,7 @@ class Quarantine:
         if worker in self._tasks or worker.held or self._registry.workers.get(worker.worker_id) is not worker:
             return
         self.doubted += 1
-        self._registry.hold(worker, f"quarantined: {why}")
+        self._registry.hold(worker, f"{QUARANTINED}: {why}")
         log.warning("worker %s is quarantined: %s", worker.worker_id, why)
         task = asyncio.get_running_loop().create_task(self._heal(worker, why), name=f"quarantine {worker.worker_id}")
         self._tasks[worker] = task
@@ -102,7 +104,7 @@ class Quarantine:
 
     async def _restarted(self, worker: Worker, why: str) -> bool:
         beat = worker.beat
-        worker.unreachable = f"quarantined, being started anew: {why}"
+        worker.unreachable = f"{QUARANTINED}, being started anew: {why}"
         request = WorkerRestart(
             hive_id=beat.hive_id, worker_id=beat.worker_id, drain=False, reason=f"hung: {why}"[:200]
         )
@@ -110,7 +112,7 @@ class Quarantine:
             await self._restart(request)
         except RbeeError as e:
             log.warning("worker %s could not be started anew: %s", worker.worker_id, e)
-            worker.unreachable = f"quarantined: {why}; its hive could not start it anew: {e.message}"
+            worker.unreachable = f"{QUARANTINED}: {why}; its hive could not start it anew: {e.message}"
             return False
         self.restarted += 1
         return True

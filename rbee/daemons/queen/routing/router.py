@@ -12,13 +12,13 @@ from rbee.contracts.decisions import DecisionRecord, Outcome
 from rbee.core.deciding import Decision, Judge, route
 from rbee.core.errors import InvalidRequest, RbeeError
 from rbee.core.policy import Compiler, Ruling
-from rbee.core.routing import Needs, able, pick, reasons, required
+from rbee.core.routing import Labels, Needs, able, can, pick, reasons, required
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.known.registry import Registry, Worker
 from rbee.daemons.queen.routing.decisions import Choice, Decisions
 from rbee.daemons.queen.routing.policies import Policies
 
-#: How many workers are asked for one request, at most.
+#: How often workers are asked for one request, at most.
 MAX_TRIES = 4
 #: Beginnings of conversations whose workers are remembered.
 _MOST_PREFIXES = 20_000
@@ -91,7 +91,7 @@ class Router:
 
         The first model that somebody can serve is waited for: a later one is for when nobody can.
         """
-        if len(asked.tried) >= MAX_TRIES:
+        if asked.tried and tries(asked) >= MAX_TRIES:
             return None
         choice: Choice = asked.choice or self._begin(asked)
         now = self._clock()
@@ -168,7 +168,7 @@ class Router:
 
     def able(self, asked: Asked) -> bool:
         """Whether a worker could serve it now if it had a free slot."""
-        if len(asked.tried) >= MAX_TRIES:
+        if tries(asked) >= MAX_TRIES:
             return False
         choice: Choice = asked.choice or self._begin(asked)
         now = self._clock()
@@ -180,6 +180,27 @@ class Router:
             for m in asked.models
             for w in self._registry.of_model(m).values()
         )
+
+    def labels(self, asked: Asked) -> Labels:
+        """Labels that a hive must have to serve it."""
+        choice: Choice = asked.choice or self._begin(asked)
+        return choice.needs.require
+
+    def missed(self, asked: Asked) -> list[Worker]:
+        """Those that could serve it if they were well again: none that has failed it for good."""
+        if tries(asked) >= MAX_TRIES:
+            return []
+        choice: Choice = asked.choice or self._begin(asked)
+        needs, ruling = choice.needs, choice.ruling
+        found = [
+            w
+            for w in self._registry.of_models(asked.models)
+            if can(w, needs, needs.least) and (w.worker_id not in asked.tried or may_again(asked, w.worker_id))
+        ]
+        if ruling is None:
+            return found
+        excluded = ruling.excluded([(w, w.beat.model, False) for w in found])
+        return [w for n, w in enumerate(found) if n not in excluded]
 
     def reasons(self, asked: Asked) -> tuple[str, ...]:
         """Why nobody can, as `worker: reason`."""
@@ -210,6 +231,17 @@ class Router:
     def failures(self) -> Mapping[str, int]:
         """How often each policy failed and was left out of a decision."""
         return self.policies.failures
+
+
+def tries(asked: Asked) -> int:
+    """How often workers have failed it."""
+    return len(asked.tried) + len(asked.again)
+
+
+def may_again(asked: Asked, worker_id: str) -> bool:
+    """Whether one that died under it may have it once more, when it is well again. It has no third chance: perhaps
+    the request itself was the cause, and would end one engine after the other."""
+    return worker_id not in asked.again and tries(asked) < MAX_TRIES
 
 
 class _Filters:

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+from rbee.contracts.capabilities import Capabilities
 from rbee.contracts.configs import KnownWorker
 from rbee.contracts.operations.workers import WorkerSpawn
+from rbee.core.routing import Labels, unlabelled
 from rbee.daemons.queen.known.hives import Hive, Hives
+from rbee.daemons.queen.known.quarantine import QUARANTINED
 from rbee.daemons.queen.known.registry import Registry, Worker
 
+#: Whether a worker that is away comes back by itself: it should, it may within a moment or never, it will not.
+Hope = Literal["good", "moment", "none"]
+_HOPES: tuple[Hope, ...] = ("good", "moment", "none")
 #: Statuses of one that has a process, or has had one a moment ago.
 LIVE = frozenset({"starting", "ready", "busy"})
 
@@ -60,12 +67,43 @@ def runs(worker: Worker, hive: Hive | None) -> bool:
         return False
     if worker.unreachable is None or worker.held or hive is None or hive.capabilities is None:
         return True
-    return any(r.worker_id == worker.worker_id for r in hive.capabilities.workers)
+    return _listed(worker, hive.capabilities)
 
 
-def find(model: str, known: Iterable[KnownWorker], registry: Registry, hives: Hives) -> Found:
-    """Best first: unloaded ones (their engine was there a while ago), those that start on demand, the plan's missing,
-    then those that have failed. One on a hive that does not answer is none."""
+def hope(worker: Worker, hive: Hive | None, silent: float, stale_after: float) -> Hope:
+    """Whether one that cannot be asked gets well by itself. `silent`: seconds since it was heard of."""
+    if worker.status in ("unloaded", "failed") or silent > stale_after:
+        return "none"
+    why = worker.unreachable or ""
+    if worker.held:
+        return "good" if why.startswith(QUARANTINED) else "moment"
+    if worker.status == "stopping" or why.startswith("failed: "):
+        return "moment"  # to be started anew, or for good: its hive will say
+    if why and hive is not None and hive.capabilities is not None:
+        return "good" if _listed(worker, hive.capabilities) else "moment"
+    return "good"
+
+
+def best_hope(workers: Iterable[Worker], registry: Registry, hives: Mapping[str, Hive]) -> Hope:
+    """The best that is true of any."""
+    found = {hope(w, hives.get(w.beat.hive_id), registry.age(w), registry.stale_after) for w in workers}
+    return min(found, key=_HOPES.index, default="none")
+
+
+def served(model: str, require: Labels, registry: Registry) -> bool:
+    """Whether requests can go to a worker of it, on a hive with these labels."""
+    workers = registry.of_model(model).values()
+    return any(registry.why_not(w) is None and unlabelled(w.labels, require) is None for w in workers)
+
+
+def _listed(worker: Worker, capabilities: Capabilities) -> bool:
+    return any(r.worker_id == worker.worker_id for r in capabilities.workers)
+
+
+def find(model: str, known: Iterable[KnownWorker], registry: Registry, hives: Hives, require: Labels = ()) -> Found:
+    """On hives with the labels that are required, best first: unloaded ones (their engine was there a while ago),
+    those that start on demand, the plan's missing, then those that have failed. One on a hive that does not answer is
+    none."""
     found: list[Candidate] = []
     why_not: list[str] = []
     pending = False
@@ -76,6 +114,9 @@ def find(model: str, known: Iterable[KnownWorker], registry: Registry, hives: Hi
         worker = registry.workers.get(one.worker_id)
         if worker is not None and runs(worker, hive):
             continue
+        if hive is not None and (lacking := unlabelled(hive.known.labels, require)) is not None:
+            why_not.append(f"{one.worker_id}: {lacking}")
+            continue
         if status == "online":
             found.append(_of_plan(one, worker))
         else:
@@ -83,7 +124,7 @@ def find(model: str, known: Iterable[KnownWorker], registry: Registry, hives: Hi
             why_not.append(f"{one.worker_id}: its hive {one.hive_id} is {'not of this fleet' if not hive else status}")
     named = {w.worker_id for w in mine}
     for worker in registry.of_models((model,)):
-        if worker.status == "unloaded" and worker.worker_id not in named:
+        if worker.status == "unloaded" and worker.worker_id not in named and not unlabelled(worker.labels, require):
             hive = hives.by_id.get(worker.beat.hive_id)
             if hive is not None and hives.status(hive) == "online":
                 found.append(_as_it_was(worker))

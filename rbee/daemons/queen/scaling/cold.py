@@ -28,15 +28,17 @@ Became = Literal["there", "failed"] | Short
 
 
 class ColdStart:
-    """One for a model at a time. `queued`: it waits, for room or for a hive; `hive_id` is where it begins."""
+    """One at a time for a model on hives with certain labels: `find` gives those that could be started, `served` says
+    whether that is needed no more. `queued`: it waits, for room or for a hive; `hive_id` is where it begins."""
 
     def __init__(
         self,
         model: str,
         hive_id: str,
         *,
-        find: Callable[[str], Found],
-        wanted: Callable[[str], bool],
+        find: Callable[[], Found],
+        served: Callable[[], bool],
+        wanted: Callable[[], bool],
         registry: Registry,
         launcher: Launcher,
         rooms: Rooms,
@@ -47,6 +49,7 @@ class ColdStart:
         self.hive_id = hive_id
         self.queued = False
         self._find = find
+        self._served = served
         self._wanted = wanted
         self._registry = registry
         self._launcher = launcher
@@ -58,13 +61,13 @@ class ColdStart:
         """Until a worker of the model is there, all that could be have failed, or nobody wants it while there is no
         room. Says what failed in the troubles."""
         while not self._served():
-            found = self._find(self.model)
+            found = self._find()
             able = [c for c in found.candidates if not self._troubles.holds_back(c.worker_id, self._clock())]
             if any(c.worker_id in self._launcher.going for c in able):
                 await self._registry.changed(_LOOK)
                 continue
             if not able:
-                if not found.pending or not self._wanted(self.model):
+                if not found.pending or not self._wanted():
                     return
                 self.queued = True
                 await self._registry.changed(_LOOK)
@@ -78,9 +81,6 @@ class ColdStart:
                     short[candidate] = became
             if short and not await self._with_room(short):
                 return
-
-    def _served(self) -> bool:
-        return any(self._registry.why_not(w) is None for w in self._registry.of_models((self.model,)))
 
     async def _try(self, candidate: Candidate, short: Short | None = None) -> Became:
         """Starts it, in the room made for it where it was `short`."""
@@ -117,7 +117,7 @@ class ColdStart:
             if all(room.kind == "none" for room in rooms.values()):
                 self._no_room(short, rooms)
                 return False
-            if not self._wanted(self.model):
+            if not self._wanted():
                 return False
             if self._clock() - asked_at > _ASK_AGAIN:
                 return True

@@ -6,16 +6,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from rbee.contracts.configs import KnownWorker, QueenConfig
 from rbee.core.errors import RbeeError
 from rbee.core.load_times import left
+from rbee.core.routing import Labels, unlabelled
 from rbee.daemons.jobs import Handler
 from rbee.daemons.queen.known.hives import Hives
-from rbee.daemons.queen.known.registry import Registry
-from rbee.daemons.queen.scaling.candidates import Candidate, Found, coming, find
+from rbee.daemons.queen.known.registry import NOBODY, Registry, Worker
+from rbee.daemons.queen.scaling.candidates import Candidate, Found, Hope, best_hope, coming, find, served
 from rbee.daemons.queen.scaling.cold import ColdStart
 from rbee.daemons.queen.scaling.launching import Launcher
 from rbee.daemons.queen.scaling.rooms import MIN_STAY, Lease, Rooms, Run, Short
@@ -42,6 +44,15 @@ async def always(name: str, seconds: float) -> bool:
     return True
 
 
+#: A model, and labels that its hive must have.
+_Wish = tuple[str, Labels]
+
+
+def _serves(wish: _Wish, require: Labels) -> bool:
+    """Whether what is started for `wish` serves those too that require these."""
+    return set(require) <= set(wish[1])
+
+
 class Starter:
     """`configure` replaces what may be started. It starts nothing until it is connected."""
 
@@ -66,9 +77,10 @@ class Starter:
         self.launcher: Launcher | None = None
         self.rooms: Rooms | None = None
         self._waiting: Callable[[str], int] = lambda model: 0
-        self._cold: dict[str, ColdStart] = {}
+        #: By model, and the labels that its hive must have.
+        self._cold: dict[_Wish, ColdStart] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._wanted_at: dict[str, float] = {}
+        self._wanted_at: dict[_Wish, float] = {}
         #: Those of the plan, by id.
         self._by_id: dict[str, KnownWorker] = {}
         self.configure(config)
@@ -111,30 +123,36 @@ class Starter:
 
     # What requests ask.
 
-    def need(self, models: tuple[str, ...]) -> Loading | None:
-        """Somebody wants one of these and no worker can: makes sure that one is started. How far it is, or None when
-        none comes. Never blocks, and starts nothing twice."""
+    def need(self, models: tuple[str, ...], require: Labels = ()) -> Loading | None:
+        """Somebody wants one of these, on a hive with these labels, and no worker can: makes sure that one is started.
+        How far it is, or None when none comes. Never blocks, and starts nothing twice."""
         now = self._clock()
-        for model in models:
-            if model in self._cold:
-                self._wanted_at[model] = now
-        found = self.loading(models)
+        require = tuple(sorted(set(require)))
+        for wish in self._cold:
+            if wish[0] in models and _serves(wish, require):
+                self._wanted_at[wish] = now
+        found = self.loading(models, require)
         if found is not None or self.launcher is None:
             return found
         for model in models:
-            if self._may_start(model, now):
-                self._wanted_at[model] = now
-                self._begin(model)
-                return self._loading(model)
+            wish = model, require
+            if self._may_start(wish, now):
+                self._wanted_at[wish] = now
+                self._begin(wish)
+                return self._loading(wish)
         return None
 
-    def loading(self, models: tuple[str, ...]) -> Loading | None:
+    def loading(self, models: tuple[str, ...], require: Labels = ()) -> Loading | None:
         """How far the first of these is that gets ready; None: none does."""
         for model in models:
-            found = self._loading(model)
+            found = self._loading((model, require))
             if found is not None:
                 return found
         return None
+
+    def hope(self, workers: Iterable[Worker]) -> Hope:
+        """Whether one of these, which cannot be asked now, gets well by itself. The best that holds for any."""
+        return best_hope(workers, self._registry, self._hives.by_id if self._hives is not None else {})
 
     def cold(self, model: str) -> bool:
         """Whether a worker of it could be started on demand."""
@@ -142,11 +160,11 @@ class Starter:
             w.status == "unloaded" for w in self._registry.of_models((model,))
         )
 
-    def reasons(self, models: Iterable[str]) -> tuple[str, ...]:
+    def reasons(self, models: Iterable[str], require: Labels = ()) -> tuple[str, ...]:
         """Why nothing of them is being started, as `worker: reason`; what failed last stays told until it runs."""
         found: list[str] = []
         for model in models:
-            there = self._find(model)
+            there = self._find((model, require))
             for worker_id in dict.fromkeys(
                 [*(w.worker_id for w in self._workers if w.model == model), *(c.worker_id for c in there.candidates)]
             ):
@@ -175,7 +193,7 @@ class Starter:
         now = self._clock()
         return [
             c
-            for c in self._find(model).candidates
+            for c in self._find((model, ())).candidates
             if c.spec_name == spec_name
             and not self.starting(c.worker_id)
             and not self.troubles.holds_back(c.worker_id, now)
@@ -201,61 +219,77 @@ class Starter:
 
     # Inside.
 
-    def _find(self, model: str) -> Found:
+    def _find(self, wish: _Wish) -> Found:
         if self._hives is None:
             return Found((), False, ())
-        return find(model, self._workers, self._registry, self._hives)
+        model, require = wish
+        return find(model, self._workers, self._registry, self._hives, require)
 
-    def _may_start(self, model: str, now: float) -> bool:
+    def _may_start(self, wish: _Wish, now: float) -> bool:
         """Whether a start makes sense: nobody of it is routable, and one could be that has not just failed."""
-        if any(self._registry.why_not(w) is None for w in self._registry.of_models((model,))):
+        if served(*wish, self._registry):
             return False
-        found = self._find(model)
+        found = self._find(wish)
         return found.pending or any(not self.troubles.holds_back(c.worker_id, now) for c in found.candidates)
 
-    def _begin(self, model: str) -> None:
+    def _begin(self, wish: _Wish) -> None:
         assert self.launcher is not None and self.rooms is not None
-        first = self._find(model).candidates
-        cold = self._cold[model] = ColdStart(
-            model,
+        first = self._find(wish).candidates
+        cold = self._cold[wish] = ColdStart(
+            wish[0],
             first[0].hive_id if first else "",
-            find=self._find,
-            wanted=self._wanted,
+            find=partial(self._find, wish),
+            served=partial(served, *wish, self._registry),
+            wanted=partial(self._wanted, wish),
             registry=self._registry,
             launcher=self.launcher,
             rooms=self.rooms,
             troubles=self.troubles,
             clock=self._clock,
         )
-        task = asyncio.get_running_loop().create_task(self._run(cold), name=f"cold start of {model}")
+        task = asyncio.get_running_loop().create_task(self._run(wish, cold), name=f"cold start of {wish[0]}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, cold: ColdStart) -> None:
+    async def _run(self, wish: _Wish, cold: ColdStart) -> None:
         try:
             await cold.run()
         except Exception:
             log.exception("the cold start of %s", cold.model)
         finally:
-            self._cold.pop(cold.model, None)
-            self._wanted_at.pop(cold.model, None)
+            self._cold.pop(wish, None)
+            self._wanted_at.pop(wish, None)
             self._registry.tell()  # whoever waits for it learns that nothing comes
 
-    def _wanted(self, model: str) -> bool:
-        return self._waiting(model) > 0 or self._clock() - self._wanted_at.get(model, -_WANTED) < _WANTED
+    def _wanted(self, wish: _Wish) -> bool:
+        """Those that wait may be content with hives that have other labels: they say so by and by."""
+        model, require = wish
+        waits = not require and self._waiting(model) > 0
+        return waits or self._clock() - self._wanted_at.get(wish, -_WANTED) < _WANTED
 
-    def _loading(self, model: str) -> Loading | None:
+    def _loading(self, wish: _Wish) -> Loading | None:
+        model, require = wish
         for spawn in self.spawns.of_model(model):
+            if unlabelled(self._labels(spawn.hive_id), require) is not None:
+                continue
             worker = self._registry.workers.get(spawn.worker_id)
             progress = worker.beat.progress if worker is not None and coming(worker) else None
             return self._far(model, spawn.hive_id, spawn.began, progress if progress is not None else spawn.progress)
         for worker in self._registry.of_models((model,)):
-            if coming(worker) and self._registry.age(worker) <= self._registry.stale_after:
+            if unlabelled(worker.labels, require) is not None or not coming(worker):
+                continue
+            if self._registry.age(worker) <= self._registry.stale_after:
                 return self._far(model, worker.beat.hive_id, None, worker.beat.progress)
-        cold = self._cold.get(model)
+        cold = self._cold.get(wish) or next(
+            (c for w, c in self._cold.items() if w[0] == model and not c.queued and _serves(w, require)), None
+        )
         if cold is None:
             return None
         return Loading(state="queued") if cold.queued else self._far(model, cold.hive_id, self._clock(), None)
+
+    def _labels(self, hive_id: str) -> Mapping[str, str]:
+        hive = self._hives.by_id.get(hive_id) if self._hives is not None else None
+        return hive.known.labels if hive is not None else NOBODY
 
     def _far(self, model: str, hive_id: str, began: float | None, progress: float | None) -> Loading:
         expected = self.launcher.expected(model, hive_id) if self.launcher is not None else None

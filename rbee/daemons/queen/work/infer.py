@@ -17,6 +17,7 @@ from rbee.daemons.middleware import status_of
 from rbee.daemons.queen.admission.clients import Client
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.front.dispatch import Dispatcher
+from rbee.daemons.queen.front.errors import DIED
 from rbee.daemons.queen.front.relay import WorkerRefused
 from rbee.daemons.queen.known.registry import Worker
 from rbee.daemons.queen.seen.ended import Ended
@@ -152,7 +153,8 @@ class InferHandler:
         if answer.status != 200:
             error = _refused(answer.status, await answer.read())
             if answer.status == 503:
-                raise WorkerRefused(error.message, error.message)  # perhaps another one can
+                why = f"{DIED}{error.message}" if error.code == openai.ENGINE_DIED else error.message
+                raise WorkerRefused(error.message, why)  # perhaps another one can
             raise error
         context.narrate("infer_worker", f"{worker.worker_id} answers.", worker_id=worker.worker_id)
         text, first = _Text(), None
