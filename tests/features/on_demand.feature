@@ -6,6 +6,8 @@ Feature: Workers that only the queen starts
     When it is applied again
     Then the command ends with 0 and says "2 workers on demand: chat-0, chat-1."
     And the machine has the model, the engine and no worker
+    When the command "status" is run
+    Then the command ends with 0 and says "on demand"
     When the command "validate" is run
     Then the command ends with 0 and says "0 to 2 processes"
     When the command "plan --detailed-exitcode" is run
