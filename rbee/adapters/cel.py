@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from rbee.adapters import cel_tree, cel_words
 from rbee.contracts.decisions import CandidateRecord, RequestRecord
-from rbee.core.policy import FIELDS, Compiler, Expression, Fault, Policy, PolicyFailed
+from rbee.core.policy import FIELDS, UNCOUNTED, Compiler, Expression, Fault, Policy, PolicyFailed
 from rbee.core.spec import PolicySpec
 
 #: Characters of an expression, and comprehensions (`exists`, `map`...) in it; one may not stand in another, nor on
@@ -29,11 +29,6 @@ _REPEATS = re.compile(r"\{(\d*),?(\d*)\}")
 #: What is the outcome, and no fact.
 _OUTCOME = ("excluded", "terms")
 _KINDS = {"filter": ("bool",), "reject": ("bool",), "score": ("int", "uint", "double")}
-#: Facts that are lists and maps, or of which each request has others: what was said of them is not remembered.
-_UNCOUNTED = frozenset({f"request.{f}" for f in ("body_bytes", "headers", "models", "require")}) | {
-    "worker.capabilities",
-    "worker.labels",
-}
 #: What is remembered of one expression.
 REMEMBERED = 1000
 _ERROR = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): ([^\n]*)")
@@ -92,7 +87,7 @@ class Compiled:
         self._expression = expression
         self.names = names
         #: None: its facts are long, or cannot be compared.
-        self._facts = itemgetter(*names) if names and not _UNCOUNTED.intersection(names) else None
+        self._facts = itemgetter(*names) if names and not UNCOUNTED.intersection(names) else None
         self._said: dict[Any, Any] = {}
 
     @property

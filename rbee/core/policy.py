@@ -21,6 +21,13 @@ BUDGET = 0.005
 _QUICK = 0.0002
 #: Names of routing's own terms, which no policy may take for its score.
 OWN_TERMS = ("load", "warm", "affinity")
+#: Facts that are lists and maps, or of which each request has others: what was said of them is not remembered.
+UNCOUNTED = frozenset(
+    (
+        *(f"request.{f}" for f in ("body_bytes", "headers", "models", "require")),
+        *(f"worker.{f}" for f in ("capabilities", "labels")),
+    )
+)
 #: The expressions of a policy.
 FIELDS = ("filter", "score", "reject")
 

@@ -13,12 +13,14 @@ from rbee.contracts.decisions import CandidateRecord, DecisionRecord, Outcome, R
 from rbee.core.deciding import Decision, route
 from rbee.core.errors import NotFound
 from rbee.core.moments import rfc3339
+from rbee.core.opinions import Recalled, Repeating
 from rbee.core.policy import Ruling
 from rbee.core.routing import WARM, Needs
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.front.incoming import Headers
 from rbee.daemons.queen.known.registry import Worker
 from rbee.daemons.queen.routing.facts import own_headers, shown
+from rbee.daemons.queen.routing.plans import Plan
 
 #: Why it was decided so, and for each worker what excluded it, or the terms of its score.
 _Judged = tuple[str, Mapping[str, tuple[str | None, Mapping[str, float]]]]
@@ -31,13 +33,16 @@ _SMALL = 4096
 class Choice:
     """What routing keeps of one request while it runs: `seen` is how the workers were at the decision."""
 
-    __slots__ = ("decision", "needs", "ruling", "seen")
+    __slots__ = ("decision", "needs", "plan", "recalled", "ruling", "seen")
 
-    def __init__(self, needs: Needs, ruling: Ruling | None) -> None:
+    def __init__(self, needs: Needs, plan: Plan | None) -> None:
         self.needs = needs
-        self.ruling = ruling
-        #: With policies: what was decided, since they cannot be asked again for the same facts.
+        #: The policies for it, and they themselves once they had to be asked.
+        self.plan = plan
+        self.ruling: Ruling | None = None
+        #: With policies: what was decided, since they cannot be asked again for the same facts; or what was recalled.
         self.decision: Decision[Worker] | None = None
+        self.recalled: Recalled[Worker] | None = None
         self.seen: tuple[Any, ...] | None = None
 
 
@@ -132,7 +137,7 @@ class Decisions:
                 asked.notes,
                 choice.needs,
                 choice.seen,
-                _kept(choice.decision, choice.seen) if choice.decision is not None else None,
+                _kept(choice),
                 tuple(choice.ruling.notes) if choice.ruling is not None else (),
                 code,
             )
@@ -196,11 +201,17 @@ class Decisions:
         )
 
 
-def _kept(decision: Decision[Worker], seen: tuple[Any, ...] | None) -> Decision[Worker] | _Judged:
+def _kept(choice: Choice) -> Decision[Worker] | Recalled[Worker] | _Judged | None:
     """What was decided with policies: as it is where it is little, else what is told of the workers that are kept."""
-    if len(decision.verdicts) <= MOST_CANDIDATES:
+    decision, recalled, seen = choice.decision, choice.recalled, choice.seen
+    if recalled is not None and len(recalled) <= MOST_CANDIDATES:
+        return recalled
+    if recalled is None and (decision is None or len(decision.verdicts) <= MOST_CANDIDATES):
         return decision
     ids = {snap[0].worker_id for snap in seen[1]} if seen is not None else set()
+    if recalled is not None:
+        return [one for one in recalled if one[0].worker_id in ids]
+    assert decision is not None
     return _judged(decision, ids)
 
 
@@ -212,7 +223,7 @@ def _judged(decision: Decision[Any], ids: Container[str]) -> _Judged:
 def _candidates(
     needs: Needs,
     seen: tuple[Any, ...] | None,
-    judged: Decision[Worker] | _Judged | None,
+    judged: Decision[Worker] | _Judged | Recalled[Worker] | None,
     tried: Mapping[str, str],
     models: tuple[str, ...],
     stale_after: float,
@@ -223,8 +234,10 @@ def _candidates(
     now, snaps, count, affine = seen
     workers = [Seen(s) for s in snaps]
     groups = {m: [w for w in workers if w.beat.model == m] for m in models}
-    if judged is None:
-        again = route(groups, needs, now, stale_after, tried=tried, affine=affine, unseen=count - len(snaps))
+    if judged is None or isinstance(judged, list):
+        judge = None if judged is None else Repeating({w.worker_id: said for w, said in judged})
+        unseen = count - len(snaps)
+        again = route(groups, needs, now, stale_after, tried=tried, affine=affine, judge=judge, unseen=unseen)
         judged = _judged(again, {w.worker_id for w in workers})
     elif isinstance(judged, Decision):
         judged = _judged(judged, {w.worker_id for w in workers})

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
 
+from rbee.core.policy import UNCOUNTED
 from rbee.core.redact import is_telling, redact
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.front.incoming import Headers
 from rbee.daemons.queen.known.registry import Worker
 
 _Labels = tuple[tuple[str, str], ...]
+_Of = TypeVar("_Of", contravariant=True)
 #: Headers that are kept of a request, and characters of each.
 _MOST_HEADERS, _LONGEST_HEADER = 32, 256
 #: Beside what is telling anywhere: names of headers that hold what opens a session.
@@ -80,3 +82,32 @@ _OF_WORKER: Mapping[str, Callable[[Worker], Any]] = {
 def look(worker: Worker, name: str, affine: bool) -> Any:
     """A field of CandidateRecord, of a worker as it is now."""
     return affine if name == "affine" else _OF_WORKER[name](worker)
+
+
+class Facts(Protocol[_Of]):
+    def __call__(self, of: _Of, /) -> Hashable:
+        """Some facts of it, as a key."""
+
+
+def request_key(names: Iterable[str]) -> Facts[Asked] | None:
+    """What gives these facts of requests, in a fixed order; None: one of them is not to be remembered."""
+    wanted = sorted(set(names))
+    if not UNCOUNTED.isdisjoint(wanted):
+        return None
+    facts = tuple(_OF_REQUEST[n[8:]] for n in wanted)
+    if not facts:
+        return lambda asked: None
+    if len(facts) == 1:
+        (fact,) = facts
+        return lambda asked: fact(asked, ())
+    return lambda asked: tuple([fact(asked, ()) for fact in facts])
+
+
+def worker_key(names: Iterable[str]) -> Callable[[Worker, bool], Hashable] | None:
+    """What gives these facts of workers and whether one is affine, where that is asked; None as for requests."""
+    wanted = sorted(set(names))
+    if not UNCOUNTED.isdisjoint(wanted):
+        return None
+    affinity = "worker.affine" in wanted
+    facts = tuple(_OF_WORKER[n[7:]] for n in wanted if n != "worker.affine")
+    return lambda worker, affine: (affinity and affine, *[fact(worker) for fact in facts])

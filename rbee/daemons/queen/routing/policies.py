@@ -12,6 +12,7 @@ from rbee.core.policy import OWN_TERMS, Compiler, Policy, Ruling
 from rbee.core.spec import PolicySpec
 from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.routing.facts import look, request_facts
+from rbee.daemons.queen.routing.plans import Plan
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ class Policies:
         self.broken: dict[str, str] = {}
         self._specs: Mapping[str, PolicySpec] | None = None
         self._all: tuple[Policy, ...] = ()
-        #: By the name that was asked for and its models: the policies, and all facts that they look at.
-        self._of: dict[tuple[str, tuple[str, ...]], tuple[tuple[Policy, ...], frozenset[str]]] = {}
+        #: By the name that was asked for and its models; None: there are no policies for it.
+        self._of: dict[tuple[str, tuple[str, ...]], Plan | None] = {}
 
     def configure(self, specs: Mapping[str, PolicySpec]) -> None:
         """Takes these in place of those before. Raises nothing: an older file's policy may be one for another rbee."""
@@ -62,22 +63,24 @@ class Policies:
     def __bool__(self) -> bool:
         return bool(self._all)
 
-    def ruling(self, asked: Asked, require: tuple[tuple[str, str], ...]) -> Ruling | None:
-        """What the policies say of this request; None: there are none for it."""
+    def plan(self, asked: Asked) -> Plan | None:
+        """Those for this request; None: there are none."""
         key = (asked.name, asked.models)
-        found = self._of.get(key)
-        if found is None:
+        try:
+            return self._of[key]
+        except KeyError:
             policies = tuple(p for p in self._all if p.asked(*key))
             if len(self._of) >= _MOST_NAMES:
                 self._of.clear()
-            found = self._of[key] = policies, frozenset(n for p in policies for n in p.names)
-        policies, names = found
-        if not policies:
-            return None
+            plan = self._of[key] = Plan(policies, *key) if policies else None
+            return plan
+
+    def ruling(self, plan: Plan, asked: Asked, require: tuple[tuple[str, str], ...]) -> Ruling:
+        """What they say of this request, once they are asked."""
         return Ruling(
-            policies=policies,
+            policies=plan.policies,
             name=asked.name,
-            request=request_facts(asked, require, names),
+            request=request_facts(asked, require, plan.names),
             look=look,
             clock=time.thread_time,
             watch=time.perf_counter,

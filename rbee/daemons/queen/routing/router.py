@@ -11,6 +11,7 @@ from rbee.contracts.configs import QueenConfig
 from rbee.contracts.decisions import DecisionRecord, Outcome
 from rbee.core.deciding import Decision, Judge, route
 from rbee.core.errors import InvalidRequest, RbeeError
+from rbee.core.opinions import Listening, recalled
 from rbee.core.policy import Compiler, Ruling
 from rbee.core.routing import Labels, Needs, able, can, pick, reasons, required
 from rbee.daemons.queen.asked import Asked
@@ -55,17 +56,22 @@ class Router:
         Raises RbeeError `policy_rejected` with the policy's reason, InvalidRequest for labels that are none.
         """
         choice = self._begin(asked)
-        ruling = choice.ruling
-        if ruling is None:
+        plan = choice.plan
+        if plan is None:
             return
-        if (refused := ruling.rejected(asked.models)) is not None:
-            name, why = refused
-            asked.notes += (f"The policy {name!r} refused it.",)
-            self.note(asked, "refused", why, None)
-            raise RbeeError(why, code="policy_rejected")
-        if not ruling.of_workers:  # they have had their say: the worker is chosen the quick way
-            asked.notes += tuple(ruling.notes)
-            choice.ruling = None
+        if not plan.passed(asked):
+            ruling = self._ruling(asked, choice)
+            if (refused := ruling.rejected(asked.models)) is not None:
+                name, why = refused
+                asked.notes += (f"The policy {name!r} refused it.",)
+                self.note(asked, "refused", why, None)
+                raise RbeeError(why, code="policy_rejected")
+            if not ruling.out:
+                plan.let_pass(asked)
+        if not plan.of_workers:  # they have had their say: the worker is chosen the quick way
+            if choice.ruling is not None:
+                asked.notes += tuple(choice.ruling.notes)
+            choice.plan = choice.ruling = None
 
     def _begin(self, asked: Asked) -> Choice:
         """What is asked of a worker, read once for each request."""
@@ -82,9 +88,17 @@ class Router:
                 raise InvalidRequest(f"{REQUIRE_HEADER}: {e}.", code="invalid_header", mend=mend) from None
         peek = asked.peek
         needs = Needs(asked.path, size=asked.size, tools=peek.tools, images=peek.images, require=require)
-        ruling = self.policies.ruling(asked, require) if self.policies else None
-        choice = asked.choice = Choice(needs, ruling)
+        plan = self.policies.plan(asked) if self.policies else None
+        choice = asked.choice = Choice(needs, plan)
         return choice
+
+    def _ruling(self, asked: Asked, choice: Choice) -> Ruling:
+        """The policies, to be asked: the same ones for the whole of a request."""
+        assert choice.plan is not None
+        ruling = choice.ruling
+        if ruling is None:
+            ruling = choice.ruling = self.policies.ruling(choice.plan, asked, choice.needs.require)
+        return ruling
 
     def choose(self, asked: Asked) -> Worker | None:
         """The worker for it, of those that have a free slot; None: none has. Nothing is taken yet.
@@ -95,7 +109,7 @@ class Router:
             return None
         choice: Choice = asked.choice or self._begin(asked)
         now = self._clock()
-        worker = self._ruled(asked, choice, now) if choice.ruling is not None else self._scan(asked, choice.needs, now)
+        worker = self._scan(asked, choice.needs, now) if choice.plan is None else self._ruled(asked, choice, now)
         if worker is None:
             return None
         self.decisions.see(choice, now, self._indexes(asked), worker, self._affine_ids(asked))
@@ -133,9 +147,26 @@ class Router:
             tokens = needs.least
 
     def _ruled(self, asked: Asked, choice: Choice, now: float) -> Worker | None:
-        decision = self._decide(asked, now, choice.needs, choice.ruling)
-        choice.decision = decision
+        """With policies: by what they said of the same facts before, else by asking them."""
+        plan = choice.plan
+        assert plan is not None
+        choice.decision = choice.recalled = None
+        if (choice.ruling is None or not choice.ruling.out) and (recall := plan.recall(asked)) is not None:
+            of_model, oldest = self._registry.of_model, now - self._registry.stale_after
+            groups = [(model, of_model(model).values()) for model in asked.models]
+            found = recalled(groups, choice.needs, oldest, asked.tried, self._affine_ids(asked), recall)
+            if found is not None:
+                worker, choice.recalled = found
+                return worker
+        ruling = self._ruling(asked, choice)
+        listening = Listening(ruling)
+        decision = choice.decision = self._decide(asked, now, choice.needs, listening)
+        if not ruling.out:
+            plan.learn(asked, listening.heard())
         return decision.chosen
+
+    def _judge(self, asked: Asked, choice: Choice) -> Judge | None:
+        return self._ruling(asked, choice) if choice.plan is not None else None
 
     def _decide(self, asked: Asked, now: float, needs: Needs, judge: Judge | None) -> Decision[Worker]:
         return route(
@@ -164,7 +195,8 @@ class Router:
     def waits_for(self, asked: Asked) -> str | None:
         """The model whose worker it would be given, as soon as one has a free slot; None: nobody can serve it."""
         choice: Choice = asked.choice or self._begin(asked)
-        return self._decide(asked, self._clock(), choice.needs, choice.ruling and _Filters(choice.ruling)).model
+        judge = self._judge(asked, choice)
+        return self._decide(asked, self._clock(), choice.needs, judge and _Filters(judge)).model
 
     def able(self, asked: Asked) -> bool:
         """Whether a worker could serve it now if it had a free slot."""
@@ -172,8 +204,8 @@ class Router:
             return False
         choice: Choice = asked.choice or self._begin(asked)
         now = self._clock()
-        if choice.ruling is not None:
-            return self._decide(asked, now, choice.needs, _Filters(choice.ruling)).able
+        if (judge := self._judge(asked, choice)) is not None:
+            return self._decide(asked, now, choice.needs, _Filters(judge)).able
         needs, oldest, tried = choice.needs, now - self._registry.stale_after, asked.tried
         return any(
             able(w, needs, needs.least, oldest, tried)
@@ -206,10 +238,11 @@ class Router:
         """Why nobody can, as `worker: reason`."""
         choice: Choice = asked.choice or self._begin(asked)
         now, stale_after = self._clock(), self._registry.stale_after
-        if choice.ruling is None:
+        judge = self._judge(asked, choice)
+        if judge is None:
             workers = self._registry.of_models(asked.models)
             return reasons(workers, now, stale_after, asked.tried, choice.needs)
-        verdicts = self._decide(asked, now, choice.needs, choice.ruling).verdicts
+        verdicts = self._decide(asked, now, choice.needs, judge).verdicts
         return tuple(f"{v.worker.worker_id}: {v.excluded}" for v in verdicts if v.excluded is not None)
 
     def note(self, asked: Asked, outcome: Outcome, reason: str, worker: Worker | None, code: str = "") -> None:
@@ -218,8 +251,8 @@ class Router:
         choice: Choice = asked.choice or self._begin(asked)
         if worker is None:
             now = self._clock()
-            if choice.ruling is not None:
-                choice.decision = self._decide(asked, now, choice.needs, choice.ruling)
+            if (judge := self._judge(asked, choice)) is not None:
+                choice.decision, choice.recalled = self._decide(asked, now, choice.needs, judge), None
             self.decisions.see(choice, now, self._indexes(asked), None, self._affine_ids(asked))
         self.decisions.keep(asked, choice, outcome, reason, worker, code)
 
@@ -247,8 +280,8 @@ def may_again(asked: Asked, worker_id: str) -> bool:
 class _Filters:
     """Policies as far as it counts whether anybody can: scores decide only among those who can now."""
 
-    def __init__(self, ruling: Ruling) -> None:
-        self.excluded = ruling.excluded
+    def __init__(self, judge: Judge) -> None:
+        self.excluded = judge.excluded
 
     def terms(self, workers: Sequence[tuple[Any, str, bool]]) -> tuple[Mapping[str, float], ...]:
         return ()
