@@ -67,8 +67,9 @@ class Plan:
             return
         of_request = asks(asked)
         for worker, model, affine, opinion in heard:
+            key = of_request, model, looks(worker, affine)
+            if key in opinions and opinion.terms is None:
+                continue  # more is known
             if len(opinions) >= MOST_OPINIONS:
                 opinions.clear()
-            key = of_request, model, looks(worker, affine)
-            if opinion.terms is not None or key not in opinions:
-                opinions[key] = opinion
+            opinions[key] = opinion
