@@ -27,5 +27,5 @@ def test_its_only_worker_is_killed_before_the_first_byte(running: Fleet, victim:
     before = until(lambda: busy(running), "a worker that has it")
     os.kill(before[victim], signal.SIGKILL)
     thread.join(60)
-    assert found == ["w-h1", whole(5)]
+    assert found == ["w-h1", whole(5)], (found, running.logs())
     assert running.info("w-h1")["engine_pid"] != before["engine_pid"]
