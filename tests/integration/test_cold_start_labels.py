@@ -37,7 +37,10 @@ async def two_hives(root: Path, *workers: KnownWorker) -> AsyncIterator[Two]:
 
     async with eu.run(root), us.run(root):
         config = queen_config(
-            models=(KnownModel(name=MODEL),), workers=workers, hives=(labelled(eu), labelled(us)), aliases={}
+            models=tuple(KnownModel(name=m) for m in dict.fromkeys(w.model for w in workers)),
+            workers=workers,
+            hives=(labelled(eu), labelled(us)),
+            aliases={},
         )
         async with queen_in(root, config, scaling=QUICK) as client:
             await eventually(lambda: all(h.capabilities for h in client.queen.hives.by_id.values()))
@@ -104,6 +107,28 @@ async def test_but_not_for_one_that_has_no_room(tmp_path: Path) -> None:
         assert "Not enough memory" in body["error"]["message"]
         assert (await ask(two.client, MODEL))[0] == 200
         assert two.us.spawned == ["a-us"]
+
+
+async def test_nor_for_one_that_waits_for_room(tmp_path: Path) -> None:
+    async with two_hives(tmp_path, *BOTH, known("o-eu", "other", hive_id="eu")) as two:
+        two.eu.memory_mb = 150.0
+        holder = asyncio.create_task(ask(two.client, "other", mock={"hang": True}))
+        await eventually(lambda: "o-eu" in two.eu.engines and two.eu.engines["o-eu"].requests)
+        in_eu = asyncio.create_task(ask(two.client, MODEL, headers=IN_EU))
+        required = (("region", "eu"),)
+
+        def queued() -> bool:
+            found = two.client.queen.starter.loading((MODEL,), required)
+            return found is not None and found.state == "queued"
+
+        await eventually(queued)
+        assert (await ask(two.client, MODEL))[0] == 200
+        assert two.us.spawned == ["a-us"]
+        assert not in_eu.done()
+        holder.cancel()
+        assert (await in_eu)[0] == 200
+        assert two.eu.unloaded == ["o-eu"]
+        assert two.eu.started == {"o-eu": 1, "b-eu": 1}
 
 
 async def test_nothing_is_started_where_nobody_who_asks_may_go(tmp_path: Path) -> None:
