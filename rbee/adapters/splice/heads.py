@@ -58,6 +58,10 @@ def _name(name: bytes | str) -> tuple[bytes, bytes]:
     return raw + b": ", b"\r\n" + raw.lower() + b":"
 
 
+#: Answers' heads that are longer come rarely, and are not kept.
+_COMMON = 1024
+
+
 def header_line(name: bytes | str, value: bytes | str) -> Line:
     """`Name: value`. Raises ValueError when either could start a line of its own."""
     prefix, mark = _name(name)
@@ -170,22 +174,29 @@ def answer_head(head: bytes, extra: Sequence[Line], *, close: bool, decoded: boo
     A line of `extra` replaces the upstream's lines of that name. `close` tells the client that the
     connection ends with this answer; `decoded` drops `Transfer-Encoding` (the body follows bare).
     """
+    parts = _answer_parts if len(head) <= _COMMON else _answer_parts.__wrapped__
+    first, rest = parts(head, tuple([mark for _, mark in extra]), decoded)
+    texts = [text for text, _ in extra]
+    if close:
+        texts.append(b"Connection: close\r\n")
+    return b"%b%b%b" % (first, b"".join(texts), rest)
+
+
+@lru_cache(maxsize=256)
+def _answer_parts(head: bytes, marks: tuple[bytes, ...], decoded: bool) -> tuple[bytes, bytes]:
+    """What stays of the head: its first line, and all others. An engine's heads are the same again and again."""
     lower = head.lower()
     if _HOP_IN_LOWER.search(lower):
         head = _ANSWER_HOP.sub(b"", head)
     if decoded:
         head = _TRANSFER_ENCODING.sub(b"", head)
-    texts = []
-    for text, mark in extra:
+    for mark in marks:
         if mark in lower:
             head = re.sub(re.escape(mark) + rb"[^\r\n]*", b"", head, flags=re.IGNORECASE)
-        texts.append(text)
     if not head.startswith(b"HTTP/1.1 "):
         head = b"HTTP/1.1 " + head[head.index(b" ") + 1 :]
-    if close:
-        texts.append(b"Connection: close\r\n")
     first = head.index(b"\r\n") + 2
-    return b"%b%b%b" % (head[:first], b"".join(texts), head[first:])
+    return head[:first], head[first:]
 
 
 def is_chunked(head: bytes) -> bool:

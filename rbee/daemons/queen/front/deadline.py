@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from rbee.core.errors import DeadlineExceeded, InvalidRequest
 
 
 def deadline_of(
-    headers: Mapping[str, str], arrived: float, wall: Callable[[], float]
-) -> tuple[float, list[tuple[bytes, bytes]]]:
-    """When the request's time is over on the clock of `arrived` (the earlier of both headers), and the X-Deadline
-    for the worker where the client sent none itself.
+    at: str | None, within: str | None, arrived: float, wall: Callable[[], float]
+) -> tuple[float, bytes | None]:
+    """When the request's time is over on the clock of `arrived`: the earlier of `at` (X-Deadline) and `within`
+    (X-Request-Timeout); and the X-Deadline for the worker where the client sent none itself.
 
     Raises InvalidRequest for nonsense, DeadlineExceeded when it is over already.
     """
-    at, within = headers.get("X-Deadline"), headers.get("X-Request-Timeout")
     left = math.inf
     if at is not None:
         left = _number("X-Deadline", at) / 1000 - wall()
@@ -25,7 +24,7 @@ def deadline_of(
         left = min(left, _number("X-Request-Timeout", within))
     if left <= 0:
         raise DeadlineExceeded("The request's deadline has passed.")
-    return arrived + left, [] if at is not None else [(b"X-Deadline", b"%d" % int((wall() + left) * 1000))]
+    return arrived + left, b"%d" % int((wall() + left) * 1000) if at is None else None
 
 
 def _number(name: str, said: str) -> float:

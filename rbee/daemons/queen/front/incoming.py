@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rbee.daemons.queen.admission.clients import Client
     from rbee.daemons.queen.front.known_head import KnownHead
 
+#: The longest id of a client's that is used.
+_LONGEST_ID = 128
 #: The longest head of a request.
 MAX_HEAD = 32 * 1024
 
@@ -49,16 +51,40 @@ def _first_of_each(found: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return lines
 
 
+class Asks:
+    """What a head says to the queen herself. `request_id` None: none that can be used."""
+
+    __slots__ = ("deadline", "request_id", "timeout")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        given = headers.get("X-Request-Id")
+        usable = given and given.isprintable() and len(given) <= _LONGEST_ID
+        self.request_id = given if usable else None
+        self.deadline = headers.get("X-Deadline")
+        self.timeout = headers.get("X-Request-Timeout")
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Asks:
+        if not isinstance(headers, Headers):
+            return cls(headers)
+        asks = headers.asks
+        if asks is None:
+            asks = headers.asks = cls(headers)
+        return asks
+
+
 class Headers(Mapping[str, str]):
     """A head's lines by name, whatever its case; of a name that comes twice the first value. Decoded when asked for."""
 
-    __slots__ = ("_lines", "size")
+    __slots__ = ("_lines", "asks", "size")
 
     def __init__(self, lines: dict[bytes, bytes], size: int = 0) -> None:
         #: Names in lower case.
         self._lines = lines
         #: Of the whole head, in bytes.
         self.size = size
+        #: Read once, also when the same head comes again.
+        self.asks: Asks | None = None
 
     # Mapping's takes any type for the default, and is two calls more.
     def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]

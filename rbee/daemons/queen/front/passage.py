@@ -21,6 +21,7 @@ from rbee.daemons.queen.asked import Asked
 from rbee.daemons.queen.front.answers import Refusal, refusal_of
 from rbee.daemons.queen.front.deadline import deadline_of
 from rbee.daemons.queen.front.dispatch import Dispatcher
+from rbee.daemons.queen.front.incoming import Asks
 from rbee.daemons.queen.front.relay import RetryingOldRelay, RetryingRelay
 from rbee.daemons.queen.seen.ended import Ended
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LONGEST_ID = 128
 _ID_MARK = b"\r\nx-request-id:"
+_DEADLINE, _DEADLINE_MARK = b"X-Deadline: %b\r\n", b"\r\nx-deadline:"
 _OVERHEAD, _OVERHEAD_MARK = b"X-Rbee-Overhead-Ms: %.3f\r\n", b"\r\nx-rbee-overhead-ms:"
 
 
@@ -83,10 +84,8 @@ class Passage:
         self._began = now = dispatcher.clock()
         if request.arrived is None:
             request.arrived = now
-        given = request.headers.get("X-Request-Id")
-        if not given or not given.isprintable() or len(given) > _LONGEST_ID:
-            given = dispatcher.new_id()
-        self.request_id = given
+        self._asks = asks = Asks.of(request.headers)
+        self.request_id = given = asks.request_id or dispatcher.new_id()
         # Nothing in it is a line's end: it is printable.
         self._own = [(b"X-Request-Id: %b\r\n" % given.encode("latin-1", "replace"), _ID_MARK)]
         dispatcher.metrics.active += 1
@@ -111,12 +110,13 @@ class Passage:
         peek = openai.peek(request.body)
         if peek.model is None:
             raise BadBody("The request names no model.", "missing_model", "model")
-        headers, arrived = request.headers, request.arrived
+        headers, arrived, asks = request.headers, request.arrived, self._asks
         assert arrived is not None
         ends: float | None = None
-        if "X-Deadline" in headers or "X-Request-Timeout" in headers:
-            ends, line = deadline_of(headers, arrived, time.time)
-            self._own += heads.header_lines(line)
+        if asks.timeout is not None or asks.deadline is not None:
+            ends, at = deadline_of(asks.deadline, asks.timeout, arrived, time.time)
+            if at is not None:
+                self._own.append((_DEADLINE % at, _DEADLINE_MARK))
         models = dispatcher.catalog.resolve(peek.model)
         # By position: by name it takes twice as long.
         self.asked = asked = Asked(
