@@ -108,11 +108,14 @@ class Router:
         if asked.tried and tries(asked) >= MAX_TRIES:
             return None
         choice: Choice = asked.choice or self._begin(asked)
-        now = self._clock()
-        worker = self._scan(asked, choice.needs, now) if choice.plan is None else self._ruled(asked, choice, now)
+        now, groups, affine = self._clock(), self._groups(asked), self._affine_ids(asked)
+        if choice.plan is None:
+            worker = self._scan(asked, choice.needs, now, groups, affine)
+        else:
+            worker = self._ruled(asked, choice, now, groups, affine)
         if worker is None:
             return None
-        self.decisions.see(choice, now, self._indexes(asked), worker, self._affine_ids(asked))
+        self.decisions.see(choice, now, groups, worker, affine)
         self._picks += 1
         worker.picked = self._picks
         if asked.peek.prefix is not None:
@@ -123,20 +126,19 @@ class Router:
                 del self._affine[next(iter(self._affine))]
         return worker
 
-    def _scan(self, asked: Asked, needs: Needs, now: float) -> Worker | None:
+    def _scan(
+        self, asked: Asked, needs: Needs, now: float, groups: Sequence[Mapping[str, Worker]], affine: tuple[str, ...]
+    ) -> Worker | None:
         """Without policies. Contexts that are likely too short count only when there is no other."""
-        registry, tried, prefix = self._registry, asked.tried, asked.peek.prefix
-        stale_after = registry.stale_after
-        tokens = needs.likely
+        tried, stale_after, tokens = asked.tried, self._registry.stale_after, needs.likely
         while True:
-            for model in asked.models:
-                group = registry.of_model(model)
+            for group in groups:
                 if not group:
                     continue
-                affine = None
-                if prefix is not None and (known := self._affine.get((model, prefix))) is not None:
-                    affine = group.get(known)
-                found = pick(group.values(), needs, tokens, now, stale_after, tried, affine)
+                knows = None
+                for known in affine:
+                    knows = group.get(known) or knows
+                found = pick(group.values(), needs, tokens, now, stale_after, tried, knows)
                 if found is not None:
                     return found
                 oldest = now - stale_after
@@ -146,15 +148,17 @@ class Router:
                 return None
             tokens = needs.least
 
-    def _ruled(self, asked: Asked, choice: Choice, now: float) -> Worker | None:
+    def _ruled(
+        self, asked: Asked, choice: Choice, now: float, groups: Sequence[Mapping[str, Worker]], affine: tuple[str, ...]
+    ) -> Worker | None:
         """With policies: by what they said of the same facts before, else by asking them."""
         plan = choice.plan
         assert plan is not None
         choice.decision = choice.recalled = None
         if (choice.ruling is None or not choice.ruling.out) and (recall := plan.recall(asked)) is not None:
-            of_model, oldest = self._registry.of_model, now - self._registry.stale_after
-            groups = [(model, of_model(model).values()) for model in asked.models]
-            found = recalled(groups, choice.needs, oldest, asked.tried, self._affine_ids(asked), recall)
+            named = [(model, group.values()) for model, group in zip(asked.models, groups, strict=True)]
+            oldest = now - self._registry.stale_after
+            found = recalled(named, choice.needs, oldest, asked.tried, affine, recall)
             if found is not None:
                 worker, choice.recalled = found
                 return worker
@@ -179,8 +183,10 @@ class Router:
             judge=judge,
         )
 
-    def _indexes(self, asked: Asked) -> list[Mapping[str, Worker]]:
-        return [self._registry.of_model(m) for m in asked.models]
+    def _groups(self, asked: Asked) -> list[Mapping[str, Worker]]:
+        """The workers of each of its models, by their ids."""
+        of_model = self._registry.of_model
+        return [of_model(m) for m in asked.models]
 
     def _affine_ids(self, asked: Asked) -> tuple[str, ...]:
         prefix = asked.peek.prefix
@@ -253,7 +259,7 @@ class Router:
             now = self._clock()
             if (judge := self._judge(asked, choice)) is not None:
                 choice.decision, choice.recalled = self._decide(asked, now, choice.needs, judge), None
-            self.decisions.see(choice, now, self._indexes(asked), None, self._affine_ids(asked))
+            self.decisions.see(choice, now, self._groups(asked), None, self._affine_ids(asked))
         self.decisions.keep(asked, choice, outcome, reason, worker, code)
 
     def explain(self, request_id: str) -> DecisionRecord:
