@@ -250,3 +250,12 @@ def test_memory_has_an_end() -> None:
     headers = Plan((Policy(name="p", reject=Says(bool, "request.headers")),), "m", ("m",))
     headers.let_pass(request())
     assert not headers.passed(request())
+
+
+def test_the_best_of_those_that_were_spoken_of_is_chosen_whichever_comes_first() -> None:
+    good, bad = W("good"), W("bad")
+    said = {"good": Opinion(None, {"p": 2.0}), "bad": Opinion(None, {"p": 1.0})}
+    for workers in ([good, bad], [bad, good]):
+        found = recalled([("m", workers)], Needs(), NOW - STALE, {}, (), lambda w, *_: said[w.worker_id])
+        assert found is not None
+        assert found[0] is good
