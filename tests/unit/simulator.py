@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rbee.core.actions import Action
-from rbee.core.actual import ALIVE, IN_PLACE, Actual, HiveActual, HiveLive, KnownTo, QueenActual
+from rbee.core.actual import ALIVE, Actual, HiveActual, HiveLive, KnownTo, QueenActual, in_place
 from rbee.core.desired import Desired
 from rbee.core.records import WorkerRecord
 from tests.unit.strategies import binary, model, worker
@@ -124,7 +124,7 @@ def _things(action: Action, wanted: Desired, seen: Actual, hive: HiveActual) -> 
         return replace(hive, models=_put(hive.models, made, "id"))
     if action.kind == "worker.configure":
         [there] = [w for w in hive.workers if w.worker_id == action.name]
-        assert there.status in IN_PLACE and there.mark and there.mark.spec_digest == action.params["digest"]
+        assert in_place(there) and there.mark and there.mark.spec_digest == action.params["digest"]
         hive = replace(
             hive, workers=_put(hive.workers, replace(there, idle_timeout=action.params["idle_timeout"]), "worker_id")
         )
