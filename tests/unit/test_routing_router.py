@@ -17,6 +17,7 @@ from rbee.core.policy import Fault, Policy, PolicyFailed
 from rbee.core.spec import PolicySpec
 from rbee.daemons.queen.admission.clients import Client
 from rbee.daemons.queen.asked import Asked
+from rbee.daemons.queen.front.incoming import Headers
 from rbee.daemons.queen.known.registry import Registry, Worker
 from rbee.daemons.queen.routing import decisions
 from rbee.daemons.queen.routing.facts import look, own_headers, request_facts, shown
@@ -273,6 +274,27 @@ def test_headers_that_may_be_seen() -> None:
         "x-a": "1"
     }
     assert own_headers({"Authorization": "Bearer x", "x": "y", "X-B": "z"}) == (("X-B", "z"),)
+
+
+def test_of_a_head_nothing_is_kept_that_is_a_secret_by_its_name() -> None:
+    head = Headers({b"authorization": b"Bearer s", b"x-api-key": b"s", b"x-a": b"1", b"x-" + b"b" * 300: b"2"})
+    assert own_headers(head) == (("x-a", "1"),)
+    assert own_headers(head) is own_headers(head), "the same head again costs nothing"
+
+
+def test_those_that_are_missed_are_those_that_policies_let_through() -> None:
+    class NotA:
+        names = ("worker.id",)
+
+        def value(self, facts: Any) -> Any:
+            return facts["worker.id"] != "a"
+
+    fleet = Fleet("a", "b", compile=lambda n, s: (Policy(name=n, filter=NotA()), ()), p=PolicySpec(filter="x"))
+    for number in range(2):  # asked, and recalled
+        asked = request(number)
+        fleet.router.admit(asked)
+        assert fleet.choose(asked) == "b"
+        assert [w.worker_id for w in fleet.router.missed(asked)] == ["b"]
 
 
 def test_every_field_of_the_records_is_a_fact() -> None:

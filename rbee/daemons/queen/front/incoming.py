@@ -76,15 +76,14 @@ class Asks:
 class Headers(Mapping[str, str]):
     """A head's lines by name, whatever its case; of a name that comes twice the first value. Decoded when asked for."""
 
-    __slots__ = ("_lines", "asks", "size")
+    __slots__ = ("_lines", "asks", "own")
 
-    def __init__(self, lines: dict[bytes, bytes], size: int = 0) -> None:
+    def __init__(self, lines: dict[bytes, bytes]) -> None:
         #: Names in lower case.
         self._lines = lines
-        #: Of the whole head, in bytes.
-        self.size = size
-        #: Read once, also when the same head comes again.
+        #: Read once, also when the same head comes again: what it says to the queen; for routing, what of it is told.
         self.asks: Asks | None = None
+        self.own: tuple[tuple[str, str], ...] | None = None
 
     # Mapping's takes any type for the default, and is two calls more.
     def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
@@ -176,7 +175,7 @@ class Incoming:
         lines = {name.lower(): value for name, value in found}
         if len(lines) < len(found):
             lines = _first_of_each(found)
-        self.headers = Headers(lines, len(head))
+        self.headers = Headers(lines)
         self.old = version == b"HTTP/1.0"
         if b"host" not in lines and not self.old:
             raise BadRequest(400, "There is no header host.")

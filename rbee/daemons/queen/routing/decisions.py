@@ -17,7 +17,6 @@ from rbee.core.opinions import Recalled, Repeating
 from rbee.core.policy import Ruling
 from rbee.core.routing import WARM, Needs
 from rbee.daemons.queen.asked import Asked
-from rbee.daemons.queen.front.incoming import Headers
 from rbee.daemons.queen.known.registry import Worker
 from rbee.daemons.queen.routing.facts import own_headers, shown
 from rbee.daemons.queen.routing.plans import Plan
@@ -26,8 +25,6 @@ from rbee.daemons.queen.routing.plans import Plan
 _Judged = tuple[str, Mapping[str, tuple[str | None, Mapping[str, float]]]]
 #: How many decisions are kept, and candidates of each.
 MOST_DECISIONS, MOST_CANDIDATES = 2000, 16
-#: Bytes of a head whose headers are kept whole.
-_SMALL = 4096
 
 
 class Choice:
@@ -116,7 +113,6 @@ class Decisions:
     def keep(
         self, asked: Asked, choice: Choice, outcome: Outcome, reason: str, worker: Worker | None, code: str = ""
     ) -> None:
-        headers = asked.headers
         self._kept.append(
             (
                 asked.request_id,
@@ -127,8 +123,7 @@ class Decisions:
                 asked.peek,
                 asked.size,
                 asked.client,
-                # Taken apart when somebody asks; only what is long, now.
-                headers if type(headers) is Headers and headers.size <= _SMALL else own_headers(headers),
+                own_headers(asked.headers),
                 outcome,
                 reason,
                 worker.worker_id if worker is not None else None,
@@ -187,7 +182,7 @@ class Decisions:
                 key=client.name,
                 priority=client.priority,
                 require=dict(needs.require),
-                headers=shown(own_headers(headers) if isinstance(headers, Headers) else headers),
+                headers=shown(headers),
             ),
             outcome=outcome,
             reason=reason or why,

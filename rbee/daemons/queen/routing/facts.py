@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from rbee.core.policy import UNCOUNTED
@@ -15,25 +16,39 @@ from rbee.daemons.queen.known.registry import Worker
 
 _Labels = tuple[tuple[str, str], ...]
 _Of = TypeVar("_Of", contravariant=True)
-#: Headers that are kept of a request, and characters of each.
+#: Headers that are kept of a request, and characters of each one's name and value.
 _MOST_HEADERS, _LONGEST_HEADER = 32, 256
 #: Beside what is telling anywhere: names of headers that hold what opens a session.
 _SECRET = re.compile(r"auth|session|cookie|credential|csrf|xsrf|jwt|signature|secret|token|api-?key", re.IGNORECASE)
 
 
 def own_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The `x-` headers, as they came, cut to a length. They may hold secrets still: `shown` leaves those out."""
-    own = headers.beginning(b"x-") if isinstance(headers, Headers) else headers.items()
-    found = [(k, v[:_LONGEST_HEADER]) for k, v in own if k[:2] in ("X-", "x-")]
+    """The `x-` headers, as they came, cut to a length; none that is a secret by its name. Values may hold some still:
+    `shown` leaves those out. Of a head that comes again it is the same tuple."""
+    if not isinstance(headers, Headers):
+        return _own(headers.items())
+    if headers.own is None:
+        headers.own = _own(headers.beginning(b"x-"))
+    return headers.own
+
+
+def _own(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    named = ((k, v) for k, v in headers if k[:2] in ("X-", "x-") and len(k) <= _LONGEST_HEADER)
+    found = [(k, v[:_LONGEST_HEADER]) for k, v in named if not _is_secret(k)]
     return tuple(found[:_MOST_HEADERS])
 
 
+@lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET.search(name) is not None or is_telling(name.lower())
+
+
 def shown(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Of `own_headers` those that are no secrets, names in lower case."""
+    """Of `own_headers` those that hold no secrets, names in lower case."""
     found: dict[str, str] = {}
     for key, value in headers:
-        name = key.lower()[:_LONGEST_HEADER]
-        if _SECRET.search(name) is None and not is_telling(name) and redact(f"{name}: {value}") == f"{name}: {value}":
+        name = key.lower()
+        if not _is_secret(name) and redact(f"{name}: {value}") == f"{name}: {value}":
             found.setdefault(name, value)
     return found
 

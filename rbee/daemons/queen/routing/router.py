@@ -229,15 +229,15 @@ class Router:
         if tries(asked) >= MAX_TRIES:
             return []
         choice: Choice = asked.choice or self._begin(asked)
-        needs, ruling = choice.needs, choice.ruling
+        needs, judge = choice.needs, self._judge(asked, choice)
         found = [
             w
             for w in self._registry.of_models(asked.models)
             if can(w, needs, needs.least) and (w.worker_id not in asked.tried or may_again(asked, w.worker_id))
         ]
-        if ruling is None:
+        if judge is None:
             return found
-        excluded = ruling.excluded([(w, w.beat.model, False) for w in found])
+        excluded = judge.excluded([(w, w.beat.model, False) for w in found])
         return [w for n, w in enumerate(found) if n not in excluded]
 
     def reasons(self, asked: Asked) -> tuple[str, ...]:
