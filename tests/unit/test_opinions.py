@@ -20,7 +20,7 @@ from rbee.core.routing import Needs
 from rbee.core.spec import PolicySpec
 from rbee.daemons.queen.admission.clients import Client
 from rbee.daemons.queen.routing.plans import MOST_OPINIONS, MOST_PASSED, Plan
-from tests.unit.test_routing import NOW, REQUESTS, STALE, W, some
+from tests.unit.test_routing import CHAT, NOW, REQUESTS, STALE, W, some
 from tests.unit.test_routing_router import Fleet, request
 
 FACTS = ("worker.busy", "worker.slots", "worker.affine")
@@ -259,3 +259,24 @@ def test_the_best_of_those_that_were_spoken_of_is_chosen_whichever_comes_first()
         found = recalled([("m", workers)], Needs(), NOW - STALE, {}, (), lambda w, *_: said[w.worker_id])
         assert found is not None
         assert found[0] is good
+
+
+def test_the_one_that_knows_the_beginning_is_chosen_unless_it_is_too_busy() -> None:
+    said = Opinion(None, {})
+    other = W("a")
+    for busy, chosen in ((2, "b"), (3, "a")):
+        knows = W("b", in_flight=busy)
+        found = recalled([("m", [other, knows])], Needs(), NOW - STALE, {}, ("b",), lambda *_: said)
+        assert found is not None
+        assert found[0] is not None
+        assert found[0].worker_id == chosen
+
+
+def test_those_that_cannot_do_not_count_and_a_context_that_is_likely_too_short_only_for_want_of_another() -> None:
+    said = Opinion(None, {})
+    away, short, long = W("away", unreachable="x"), W("short", context_length=100), W("long", in_flight=3)
+    needs = Needs(CHAT, size=1000)
+    for workers, chosen in (([away, short, long], long), ([away, short], short), ([away], None)):
+        found = recalled([("m", workers)], needs, NOW - STALE, {}, (), lambda *_: said)
+        assert found is not None
+        assert found[0] is chosen
