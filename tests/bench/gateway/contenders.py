@@ -109,6 +109,8 @@ def _litellm(setup: Setup) -> list[str]:
 
 _AS_SHE_IS = "tells clients apart, routes, keeps deadlines, explains, counts, writes the access log"
 _MORE = "a key with limits, two policies"
+#: The queen with every feature on.
+WHOLE = "queen, all on"
 
 CONTENDERS = (
     Contender("direct", None),
@@ -123,5 +125,5 @@ CONTENDERS = (
     Contender("aiohttp relay", _module("aiohttp_relay")),
     Contender("splice", _module("splice_front"), does="looks into bodies"),
     Contender("queen", _module("queen_front"), does=_AS_SHE_IS),
-    Contender("queen, all on", _module("queen_front", "all"), does=f"{_AS_SHE_IS}; {_MORE}"),
+    Contender(WHOLE, _module("queen_front", "all"), does=f"{_AS_SHE_IS}; {_MORE}"),
 )

@@ -26,7 +26,7 @@ from tests.support.mock_engine import event
 
 from . import load
 from .__main__ import free_port, pin, process, wait_for
-from .contenders import CONTENDERS, Contender, Setup
+from .contenders import CONTENDERS, WHOLE, Contender, Setup
 
 RESULTS = Path(__file__).parents[1] / "results" / "leaving.json"
 #: Goals: milliseconds of the 99th of a hundred, and of the slowest.
@@ -125,7 +125,7 @@ def main() -> None:
     pin(os.getpid(), 1)
     figures: dict[str, dict[str, float]] = {}
     for contender in CONTENDERS:
-        if contender.name in ("direct", "nginx", "queen") and not contender.missing(print):
+        if contender.name in ("direct", "nginx", WHOLE) and not contender.missing(print):
             print(f"{contender.name}: {asked.clients} clients leave", file=sys.stderr)
             figures[contender.name] = told(uvloop.run(one(contender, asked.clients)))
     for name, found in figures.items():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m tests.bench.gateway.memory [--requests 1000000]`: the queen's memory after few requests and after many."""
+"""`python -m tests.bench.gateway.memory [--requests 1000000]`: the queen's memory, every feature
+on, after few requests and after many."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import uvloop
 
 from . import load
 from .__main__ import free_port, pin, process, wait_for
-from .contenders import CONTENDERS, Setup
+from .contenders import CONTENDERS, WHOLE, Setup
 
 FIRST, STEP = 10_000, 50_000
 RESULTS = Path(__file__).parents[1] / "results" / "memory.json"
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1_000_000)
     asked = parser.parse_args()
     pin(os.getpid(), 1)
-    (queen,) = [one for one in CONTENDERS if one.name == "queen"]
+    (queen,) = [one for one in CONTENDERS if one.name == WHOLE]
     found: dict[int, float] = {}
     engine_argv = [sys.executable, "-m", "tests.support.mock_engine"]
     with process(engine_argv, 1, stdout=subprocess.PIPE) as engine, tempfile.TemporaryDirectory() as folder:
