@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 #: A machine that lost its power or its network says no goodbye: it is given up after about half a minute in which
 #: its kernel answers nothing. A live one may be silent for as long as it likes.
@@ -65,8 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # asyncio's signature is for pipes too; a TCP connection's is always a Transport.
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast(asyncio.Transport, transport)  # asyncio's signature is for pipes too
         tcp = transport.get_extra_info("socket")
         for level, name, value in _DEAD_PEER if tcp is not None else ():
             tcp.setsockopt(level, name, value)

@@ -166,8 +166,7 @@ class Rows:
         old = [row[0] for row in await db.fetch(_OLD, self.bounds.jobs, self.bounds.total_bytes)]
         if old:
             for table in ("events", "results", "jobs"):
-                # The tables' names are these three.
-                await db.execute(f"DELETE FROM rbee.{table} WHERE job_id = ANY($1::text[])", old)  # noqa: S608
+                await db.execute(f"DELETE FROM rbee.{table} WHERE job_id = ANY($1::text[])", old)  # noqa: S608 - of these three
         await db.execute(_OLD_RESULTS, self.bounds.result_bytes)
 
     async def _tell(self, db: asyncpg.Connection[Any], notes: Sequence[Note]) -> None:

@@ -128,8 +128,9 @@ class Rows:
         self._growing[job_id] = [size, count]
 
     def get(self, job_id: str, with_result: bool) -> Job | None:
-        what = "result" if with_result else "NULL"  # one of these two
-        row = self.db.execute(f"SELECT job, {what} FROM jobs WHERE job_id = ?", (job_id,)).fetchone()  # noqa: S608
+        what = "result" if with_result else "NULL"
+        query = f"SELECT job, {what} FROM jobs WHERE job_id = ?"  # noqa: S608 - one of these two
+        row = self.db.execute(query, (job_id,)).fetchone()
         if row is None:
             return None
         job = read(*row)
